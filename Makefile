@@ -1,0 +1,60 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# torch first, pinned: with the pin in place no later step can pull another build of it.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "st-plugins needs Python 3.11 or newer, this is %s. Try: make PYTHON=python3.12 setup" % sys.version.split()[0])'
+	@echo "setting up $(VENV) (once, a few minutes) ..."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(PIP) torch
+	@$(PIP) --editable '.[all]' --group dev
+	@touch $@
+
+setup: $(VENV)/ready  ## create .venv with everything pinned (the other verbs do this themselves)
+
+demo: setup  ## the main job on a real model and real text (under 6 minutes)
+	$(PY) examples/demo.py
+
+check: setup  ## format, lint, types, import directions
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=.:export:langchain_integration $(VENV)/bin/lint-imports
+
+fix: setup  ## apply every automatic fix
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+test: setup  ## the fast tests
+	$(PY) -m pytest
+
+test-all: setup test-compat  ## fast and slow tests, both sentence-transformers lines
+	$(PY) -m pytest -m 'slow or not slow'
+
+.venv-compat/ready: pyproject.toml
+	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
+	@.venv-compat/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-compat/bin/python -m pip install --quiet torch==2.13.0
+	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,train,plot,onnx]' --group dev
+	@touch $@
+
+test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
+	.venv-compat/bin/python -m pytest
+
+bench: setup  ## print every number the docs quote
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+clean:  ## remove what the verbs made
+	rm -rf $(VENV) .venv-compat demo_output
+
+.PHONY: help setup demo check fix test test-all test-compat bench clean

@@ -1,0 +1,38 @@
+"""One sentence-transformers model, every size.
+
+Names are loaded when they are first used, so ``import st_plugins`` costs nothing and the ONNX runtime can share
+:mod:`st_plugins.errors` without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from st_plugins import errors, losses, modules
+    from st_plugins.elastic_model import bake, elastic
+    from st_plugins.fingerprints import fingerprint
+    from st_plugins.loading import load
+
+__version__ = "0.1.0"
+
+__all__ = ["bake", "elastic", "errors", "fingerprint", "load", "losses", "modules"]
+
+# A function never shares its name with a file of this package: importing the file would hide the function.
+_HOME = {
+    "bake": "st_plugins.elastic_model",
+    "elastic": "st_plugins.elastic_model",
+    "fingerprint": "st_plugins.fingerprints",
+    "load": "st_plugins.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name) if name in _HOME else import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

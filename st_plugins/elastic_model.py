@@ -1,0 +1,151 @@
+"""Makes a sentence-transformers model elastic, and freezes one of its sizes into a plain model again."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Transformer
+from torch import nn
+
+from st_plugins.blocks import check_layer
+from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.modules import ElasticTransformer, Truncation
+from st_plugins.views import check_views, view
+
+
+def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()) -> SentenceTransformer:
+    """The same model, able to run to any layer and to be cut to any dim.
+
+    At full size it gives the vectors it gave before. Smaller sizes become good only by training (see
+    :class:`st_plugins.losses.ElasticLoss`), so until then they need ``allow_untrained=True``.
+
+    Args:
+        model: A model whose first module is a ``Transformer``. It is left as it is; the new one shares its weights.
+        sizes: Sizes (layer, dim) it was already trained for elsewhere, as Matryoshka models were.
+
+    Returns:
+        SentenceTransformer: ``encode`` takes ``layer``, ``allow_untrained`` and, as always, ``truncate_dim``.
+
+    Raises:
+        UnsupportedModelError: If the first module is not a ``Transformer``, or its architecture cannot be cut exactly;
+            that is tried on a few tokens.
+        SizeError: If a size does not exist.
+
+    Example:
+        >>> model = st_plugins.elastic(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"))
+        >>> model.encode(["A text"], layer=2, truncate_dim=64, allow_untrained=True).shape
+        (1, 64)
+    """
+    first = model[0]
+    if isinstance(first, ElasticTransformer):
+        raise UnsupportedModelError("The model must not be elastic yet, but its first module is an ElasticTransformer.")
+    if type(first) is not Transformer:
+        raise UnsupportedModelError(
+            f"The first module must be sentence-transformers' Transformer, got {type(first).__name__}. "
+            "Only transformers have layers to exit from."
+        )
+    check_views(first.model, torch.tensor([[1, 2, 3, 2]], device=first.model.device))
+    transformer = ElasticTransformer.from_transformer(first, sizes)
+    modules = dict(model.named_children())
+    width = _width(modules.values())
+    for layer, dim in transformer.sizes:
+        if dim > width:
+            raise SizeError(f"dim must be at most {width}, the embedding dimension, got size ({layer}, {dim}).")
+    modules[next(iter(modules))] = transformer
+    modules[str(len(modules))] = Truncation()
+    return _like(model, modules)
+
+
+def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> SentenceTransformer:
+    """One size of an elastic model as a plain model, which loads anywhere without this package.
+
+    The blocks above ``layer`` are gone. The cut to ``dim`` is a ``Dense`` whose weight is the first ``dim`` rows of the
+    identity, followed by ``Normalize``: exact, and understood by everything that reads sentence-transformers folders.
+
+    Args:
+        model: An elastic model; left as it is, nothing is shared.
+        layer: In [1, L]; None for the full depth.
+        dim: In [1, D]; None for the full width.
+
+    Returns:
+        SentenceTransformer: Made of sentence-transformers' own modules only.
+
+    Raises:
+        UnsupportedModelError: If the model is not elastic.
+        SizeError: If the size does not exist.
+
+    Example:
+        >>> st_plugins.bake(model, layer=3, dim=128).save_pretrained("minilm-3x128")
+        >>> SentenceTransformer("minilm-3x128").encode("A text").shape
+        (128,)
+    """
+    first = model[0]
+    if not isinstance(first, ElasticTransformer):
+        raise UnsupportedModelError(
+            f"bake needs an elastic model, got one that starts with {type(first).__name__}. "
+            "Make it elastic with st_plugins.elastic(model)."
+        )
+    layer = first.depth if layer is None else layer
+    check_layer(layer, first.depth)
+    modules = dict(model.named_children())
+    name, tail = modules.popitem()
+    if not isinstance(tail, Truncation):
+        modules[name] = tail
+    width = _width(modules.values())
+    dim = _kept_dim(dim, width, model.truncate_dim, tail)
+    modules = {name: copy.deepcopy(module) for name, module in modules.items() if module is not first}
+    modules = {next(iter(model.named_children()))[0]: _plain_transformer(first, layer), **modules}
+    if dim < width:
+        modules[str(len(modules))] = _first_coordinates(first, width, dim)
+        modules[str(len(modules))] = Normalize()
+    baked = _like(model, modules)
+    baked.truncate_dim = None
+    return baked
+
+
+def _width(modules: Iterable[nn.Module]) -> int:
+    """Width of the sentence embedding these modules give, before any call cuts it."""
+    dims = [module.get_embedding_dimension() for module in modules if hasattr(module, "get_embedding_dimension")]
+    return [dim for dim in dims if dim is not None][-1]
+
+
+def _kept_dim(dim: int | None, width: int, truncate_dim: int | None, tail: nn.Module) -> int:
+    widest = min(d for d in (width, truncate_dim, getattr(tail, "dim", None)) if d is not None)
+    if dim is None:
+        return widest
+    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= widest:
+        raise SizeError(f"dim must be an integer from 1 to {widest} (the embedding dimension), got {dim!r}.")
+    return dim
+
+
+def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> Transformer:
+    plain = object.__new__(Transformer)
+    plain.__dict__.update(elastic_transformer.__dict__)
+    del plain.__dict__["sizes"]
+    plain.__dict__["_modules"] = {
+        **elastic_transformer._modules,
+        "model": view(elastic_transformer.model, layer),
+    }
+    return copy.deepcopy(plain)
+
+
+def _first_coordinates(first: ElasticTransformer, width: int, dim: int) -> Dense:
+    parameter = next(first.parameters())
+    rows = torch.eye(width, dtype=parameter.dtype, device=parameter.device)[:dim].clone()  # (dim, width)
+    return Dense(width, dim, bias=False, activation_function=nn.Identity(), init_weight=rows)
+
+
+def _like(model: SentenceTransformer, modules: dict[str, nn.Module]) -> SentenceTransformer:
+    """A model of these modules with the settings of another."""
+    result = SentenceTransformer(
+        modules=OrderedDict(modules),
+        device=str(model.device),
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        truncate_dim=model.truncate_dim,
+    )
+    result.module_kwargs = copy.deepcopy(model.module_kwargs)
+    return result.train(model.training)

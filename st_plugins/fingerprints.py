@@ -1,0 +1,91 @@
+"""The identity of an embedding space: one hash over everything that changes a vector."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from st_plugins.modules import ElasticTransformer
+
+# What a configuration says about itself or about the last run, not about the vectors.
+_CONFIG_NOISE = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+    | {"output_attentions", "output_hidden_states", "return_dict", "_attn_implementation_autoset"}
+)
+# The sizes a model was trained for say which calls are allowed, not what they return.
+_MODULE_NOISE = frozenset({"sizes", "unpad_inputs"})
+
+
+def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> str:
+    """SHA-256 over everything that changes a vector of this model at this size.
+
+    That is: weights and their dtype, architecture, tokenizer, modules and their options, prompts, the length limit,
+    layer and dim. It is not: where the model lies, library versions, device, the sizes it was trained for. Two equal
+    fingerprints mean vectors that may be compared; an index keeps it and refuses another.
+
+    Args:
+        model: Any sentence-transformers model.
+        layer: The layer used, or None for the full depth.
+        dim: The dim used, or None for the model's own width.
+
+    Returns:
+        str: 64 hexadecimal digits, the same after saving and loading, on every machine.
+
+    Example:
+        >>> fingerprint(model) == fingerprint(st_plugins.load("minilm-elastic"))
+        True
+        >>> fingerprint(model) == fingerprint(model, layer=3)
+        False
+    """
+    first = model[0]
+    depth = first.depth if isinstance(first, ElasticTransformer) else None
+    digest = hashlib.sha256()
+    settings = {
+        "prompts": model.prompts,
+        "default_prompt_name": model.default_prompt_name,
+        "max_seq_length": model.max_seq_length,
+        "layer": None if layer == depth else layer,
+        "dim": dim if dim is not None else model.get_embedding_dimension(),
+    }
+    for part in (_canonical(settings), *_modules(model)):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _modules(model: SentenceTransformer) -> Iterator[bytes]:
+    for module in model.children():
+        yield f"{type(module).__module__}.{type(module).__qualname__}".encode()
+        if hasattr(module, "get_config_dict"):
+            yield _canonical(_without(module.get_config_dict(), _MODULE_NOISE))
+        network: Any = getattr(module, "model", None)
+        if hasattr(network, "config"):
+            yield _canonical(_without(network.config.to_diff_dict(), _CONFIG_NOISE))
+        tokenizer = getattr(module, "tokenizer", None)
+        if hasattr(tokenizer, "backend_tokenizer"):
+            yield _canonical(_tokenizer(tokenizer))
+        yield from _weights(module)
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    # The last call leaves its truncation and padding behind in these two.
+    return {**_without(description, {"truncation", "padding"}), "padding_side": tokenizer.padding_side}
+
+
+def _weights(module: nn.Module) -> Iterator[bytes]:
+    for name, tensor in sorted(module.state_dict().items()):
+        yield _canonical([name, str(tensor.dtype), list(tensor.shape)])
+        # Bytes as they are: numpy has no bfloat16.
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _without(entries: dict[str, Any], noise: set[str] | frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if key not in noise}
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=True).encode()

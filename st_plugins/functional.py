@@ -1,0 +1,57 @@
+"""The mathematics: pure functions of tensors. Imports torch and nothing else.
+
+Legend: B batch, N candidates, D width of an embedding, S sizes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def truncate(embeddings: Tensor, dim: int) -> Tensor:
+    """First ``dim`` coordinates, L2-normalised after the cut.
+
+    ``truncate(truncate(x, a), b) == truncate(x, b)`` for b <= a. A zero vector stays zero.
+
+    Args:
+        embeddings: (..., D).
+        dim: Coordinates to keep, in [1, D].
+
+    Returns:
+        Tensor: (..., dim), unit length.
+
+    Example:
+        >>> truncate(torch.tensor([[3.0, 4.0, 12.0]]), 2)
+        tensor([[0.6000, 0.8000]])
+    """
+    return F.normalize(embeddings[..., :dim], p=2, dim=-1)
+
+
+def score_distribution_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How far a student's ranking of the candidates is from a teacher's, as a mean KL divergence.
+
+    With scores s (student) and t (teacher), each row one query and each column one candidate::
+
+        P = softmax(t / temperature)          (B, N), no gradient
+        Q = softmax(s / temperature)          (B, N)
+        loss = mean_b sum_n P_bn (log P_bn - log Q_bn)          >= 0; 0 when the rows differ by a constant
+
+    It compares rankings, not coordinates: rotating all embeddings of one side together changes nothing.
+
+    Args:
+        student: Scores (B, N), usually cosines.
+        teacher: Scores (B, N); detached here.
+        temperature: Divides the scores; > 0.
+
+    Returns:
+        Tensor: Scalar >= 0.
+
+    References:
+        Hinton et al., *Distilling the Knowledge in a Neural Network*, https://arxiv.org/abs/1503.02531;
+        over passage scores as in Starbucks, https://arxiv.org/abs/2410.13230, section 3.1.
+
+    Example:
+        >>> score_distribution_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 2.0]]), 1.0)
+        tensor(0.)
+    """
+    target = F.log_softmax(teacher.detach() / temperature, dim=-1)  # (B, N)
+    return F.kl_div(F.log_softmax(student / temperature, dim=-1), target, log_target=True, reduction="batchmean")

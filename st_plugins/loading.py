@@ -1,0 +1,185 @@
+"""Loads model folders without running anything they bring along."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Module
+from sentence_transformers.util import import_from_string
+
+from st_plugins.errors import UnsafeModelError
+
+_TRUSTED_PACKAGES = ("sentence_transformers.", "st_plugins.modules.")
+_SUFFIXES_OF_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
+# All that is fetched from a hub: no pickles, no Python.
+_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
+
+
+def load(
+    model_name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+    processor_kwargs: dict[str, Any] | None = None,
+    config_kwargs: dict[str, Any] | None = None,
+) -> SentenceTransformer:
+    """Load a saved model made of sentence-transformers' modules and ours, and nothing else.
+
+    ``SentenceTransformer(folder, trust_remote_code=True)`` gives the same vectors; sentence-transformers 6 asks for the
+    flag because our classes are not its own, and the flag also allows any code in the folder. This function needs no
+    such permission: it imports only those two packages, reads weights from safetensors only, and follows no path out of
+    the folder.
+
+    Args:
+        model_name_or_path: A folder, or the id of a model on the hub.
+        device: Where to put the model; None chooses as ``SentenceTransformer`` does.
+        revision: Branch, tag or commit on the hub.
+        token: Hub token.
+        cache_folder: Where hub files are kept.
+        local_files_only: Use what is in the cache already.
+        model_kwargs: For the Hugging Face model, for instance ``{"dtype": torch.bfloat16}``.
+        processor_kwargs: For the tokenizer.
+        config_kwargs: For the configuration.
+
+    Returns:
+        SentenceTransformer: In evaluation mode.
+
+    Raises:
+        UnsafeModelError: If the folder names a foreign class, leads out of itself, or holds weights that are missing,
+            damaged or pickled. Nothing has been imported or loaded then.
+        FileNotFoundError: If the folder has no ``modules.json``.
+
+    Example:
+        >>> model = st_plugins.load("minilm-elastic")
+        >>> model.encode("A text", layer=3, truncate_dim=128).shape
+        (128,)
+    """
+    path = Path(model_name_or_path)
+    is_local = path.is_dir()
+    if is_local:
+        folder = path
+    else:
+        folder = Path(
+            snapshot_download(
+                str(model_name_or_path),
+                revision=revision,
+                token=token,
+                cache_dir=cache_folder,
+                local_files_only=local_files_only,
+                allow_patterns=list(_FETCHED),
+            )
+        )
+    entries = _read_modules(folder)
+    # A hub snapshot consists of links into its own cache folder; a plain folder needs none.
+    boundary = folder if is_local else folder.parent.parent
+    classes = [_check_entry(folder, boundary, entry) for entry in entries]
+    modules: OrderedDict[str, Any] = OrderedDict()
+    for entry, module_class in zip(entries, classes, strict=True):
+        modules[entry["name"]] = module_class.load(
+            str(folder),
+            subfolder=entry["path"],
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={**(model_kwargs or {}), "use_safetensors": True},
+            processor_kwargs=dict(processor_kwargs or {}),
+            config_kwargs=dict(config_kwargs or {}),
+            backend="torch",
+        )
+    settings = _read_json(folder / "config_sentence_transformers.json")
+    model = SentenceTransformer(
+        modules=modules,
+        device=device,
+        prompts=settings.get("prompts"),
+        default_prompt_name=settings.get("default_prompt_name"),
+        similarity_fn_name=settings.get("similarity_fn_name"),
+        truncate_dim=settings.get("truncate_dim"),
+    )
+    model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
+    return model.eval()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UnsafeModelError(f"{path.name} must be JSON, but it is damaged: {error}. Save the model again.") from None
+    return content
+
+
+def _read_modules(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "modules.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A model folder must hold modules.json, and {folder} does not. "
+            "Write it with model.save_pretrained(folder)."
+        )
+    entries: Any = _read_json(path)
+    needed = ("name", "path", "type")
+    if not isinstance(entries, list) or not entries:
+        raise UnsafeModelError(f"modules.json must be a list of modules, got {type(entries).__name__}.")
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in needed):
+            raise UnsafeModelError(
+                f"Every entry of modules.json must have text for {', '.join(needed)}, got {entry!r}."
+            )
+    return entries
+
+
+def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Module]:
+    """Check one module's class, folder and weights; import its class last."""
+    if not entry["type"].startswith(_TRUSTED_PACKAGES):
+        raise UnsafeModelError(
+            "modules.json may only name classes of sentence_transformers and st_plugins.modules, got "
+            f"{entry['type']!r}. "
+            "If you trust that code, load it with SentenceTransformer(folder, trust_remote_code=True)."
+        )
+    path = PurePosixPath(entry["path"])
+    if path.is_absolute() or ".." in path.parts or "\\" in entry["path"] or ":" in entry["path"]:
+        raise UnsafeModelError(
+            f"A module's path must lie inside the model folder, got {entry['path']!r} for {entry['name']!r}."
+        )
+    subfolder = folder / path
+    for file in [subfolder, *(subfolder.iterdir() if subfolder.is_dir() else ())]:
+        if not file.resolve().is_relative_to(boundary.resolve()):
+            raise UnsafeModelError(
+                f"Nothing in a model folder may lead out of it, but {file.relative_to(folder)} is a link to "
+                f"{file.resolve()}. Replace the link by the file."
+            )
+    _check_weights(subfolder)
+    module_class = import_from_string(entry["type"])
+    if not isinstance(module_class, type) or not issubclass(module_class, Module):
+        raise UnsafeModelError(f"modules.json must name modules, but {entry['type']!r} is none.")
+    return module_class
+
+
+def _check_weights(subfolder: Path) -> None:
+    """Refuse pickles that would be read, and safetensors that are missing or cut short."""
+    files = sorted(subfolder.iterdir()) if subfolder.is_dir() else []
+    safetensors = [file for file in files if file.suffix == ".safetensors"]
+    pickles = [file for file in files if file.suffix in _SUFFIXES_OF_WEIGHTS and file.stem.startswith(_WEIGHT_FILES)]
+    if pickles and not safetensors:
+        raise UnsafeModelError(
+            f"Weights must be safetensors, got the pickle {pickles[0].name}, which can run code when opened. "
+            "If you trust it, load it with SentenceTransformer once and save_pretrained it again."
+        )
+    for index in (file for file in files if file.name.endswith(".safetensors.index.json")):
+        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+            if PurePosixPath(shard).name != shard or not (subfolder / shard).is_file():
+                raise UnsafeModelError(f"{index.name} names the weights {shard!r}, which are not beside it.")
+    for file in safetensors:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise UnsafeModelError(f"{file.name} is damaged or cut short ({error}). Copy it again.") from None

@@ -1,0 +1,230 @@
+"""Trains one model at many sizes, and its small queries to find full-size documents."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses import CachedLossMixin, uses_gradient_cache
+from torch import Tensor, nn
+
+from st_plugins.blocks import check_layer
+from st_plugins.errors import LossError, SizeError
+from st_plugins.functional import score_distribution_loss, truncate
+from st_plugins.losses.layers import by_layer, elastic_transformer, unwrapped
+
+_NARROWEST_DEFAULT_DIM = 32
+
+
+class ElasticLoss(CachedLossMixin, nn.Module):
+    """A base loss at every size of a model, with the full size as teacher of the others.
+
+    It trains sizes (layer, dim) in one run of the encoder per column. It is no decorator around ``forward``: the base
+    loss only ever sees embeddings. With S the smaller sizes and F the full size::
+
+        loss = base(F) + mean over s in S of
+               base(s)
+               + distillation_weight * KL(P(F, F) || P(s, s))
+               + cross_size_weight   * KL(P(F, F) || P(s, F))            for layers below the full depth
+
+    P(a, b) is the softmax over all candidates of the batch of cos(anchor at size a, candidate at size b) /
+    temperature. The second term makes each size rank as the full one does. The third makes a shallow query find
+    documents that were indexed at full depth, which is how retrieval is served: documents once, queries on a budget;
+    the candidates there are cut to the dim of s. Neither they nor the full size as a teacher receive a gradient.
+
+    Args:
+        model: An elastic model, see :func:`st_plugins.elastic`.
+        loss: The base loss, built on the same model: any sentence-transformers loss that has
+            ``compute_loss_from_embeddings``.
+        sizes: Pairs (layer, dim); the full size is added if missing. None takes every layer with the dims D, D/2, D/4
+            and D/8, none below 32.
+        distillation_weight: >= 0.
+        cross_size_weight: >= 0.
+        temperature: Divides the cosines in P; > 0. At the default 0.05 a lead of 0.1 is a factor e^2.
+        mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
+            gradient that of the whole batch, the time about 1.4 times.
+
+    Inputs:
+        +---------------------------------------------+--------------------+
+        | Columns                                     | Labels             |
+        +=============================================+====================+
+        | whatever the base loss takes                | of the base loss   |
+        +---------------------------------------------+--------------------+
+
+    Requirements:
+        A batch with more than one candidate, or the distributions have nothing to compare.
+
+    Relations:
+        Unlike ST's ``Matryoshka2dLoss`` it trains the size that is served (final norm included), takes no random size
+        per step, distils rankings instead of coordinates, works with gradient caching and with losses that return a
+        dict, and has the cross-size term.
+
+    Raises:
+        LossError: If the model is not elastic, the base loss has no embedding interface, or a weight is out of range.
+        SizeError: If a size does not exist.
+
+    References:
+        Ours. Sizes: 2D Matryoshka, https://arxiv.org/abs/2402.14776, and Starbucks, https://arxiv.org/abs/2410.13230.
+        Gradient caching: https://arxiv.org/abs/2101.06983.
+
+    Example:
+        >>> model = st_plugins.elastic(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"))
+        >>> loss = ElasticLoss(model, MultipleNegativesRankingLoss(model), sizes=[(2, 64), (4, 128), (6, 384)])
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss)
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        loss: nn.Module,
+        *,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        distillation_weight: float = 1.0,
+        cross_size_weight: float = 1.0,
+        temperature: float = 0.05,
+        mini_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        transformer = elastic_transformer(model)
+        _check_base_loss(loss)
+        for name, weight in (
+            ("distillation_weight", distillation_weight),
+            ("cross_size_weight", cross_size_weight),
+        ):
+            if not 0 <= weight < float("inf"):
+                raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
+        if not temperature > 0:
+            raise LossError(f"temperature must be > 0, got {temperature!r}.")
+        if mini_batch_size is not None and mini_batch_size < 1:
+            raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
+        self.model = model
+        self.loss = loss
+        self.full_size = (transformer.depth, unwrapped(model).get_embedding_dimension())
+        self.sizes = _smaller_sizes(sizes, *self.full_size)
+        self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {transformer.depth}))
+        self.distillation_weight = distillation_weight
+        self.cross_size_weight = cross_size_weight
+        self.temperature = temperature
+        self.mini_batch_size = mini_batch_size
+        self.uses_gradient_cache = mini_batch_size is not None
+        self._sizes_recorded = False
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar."""
+        self._record_sizes()
+        requests = [{**features, "layers": self.layers} for features in sentence_features]
+        if self.uses_gradient_cache:
+            return self.forward_cached(requests, labels)
+        columns = [by_layer(self.model(request)["sentence_embedding"], self.layers) for request in requests]
+        return self.compute_loss(columns, labels)
+
+    def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        """The loss of embeddings that were computed before.
+
+        Args:
+            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
+            labels: As the base loss wants them.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        full = [column[:, -1] for column in columns]
+        total = self._task(full, labels)
+        if not self.sizes:
+            return total
+        teacher = self._scores([truncate(column, column.shape[-1]) for column in full]).detach()  # (B, N)
+        smaller = total.new_zeros(())
+        for layer, dim in self.sizes:
+            index = self.layers.index(layer)
+            cut = [truncate(column[:, index], dim) for column in columns]
+            smaller = smaller + self._task(cut, labels)
+            smaller = smaller + self.distillation_weight * self._kl(self._scores(cut), teacher)
+            if layer < self.full_size[0]:
+                deep = [truncate(column.detach(), dim) for column in full]
+                crossed = self._scores([cut[0], *(deep[1:] or deep)])
+                smaller = smaller + self.cross_size_weight * self._kl(crossed, teacher)
+        return total + smaller / len(self.sizes)
+
+    def _task(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+        loss = self.loss.compute_loss_from_embeddings(embeddings, labels)
+        return sum(loss.values()) if isinstance(loss, dict) else loss
+
+    def _scores(self, embeddings: list[Tensor]) -> Tensor:
+        """Cosines of unit vectors: anchors against every candidate, or against themselves in a one-column batch."""
+        return embeddings[0] @ torch.cat(embeddings[1:] or embeddings).T  # (B, N)
+
+    def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return score_distribution_loss(student, teacher, self.temperature)
+
+    def _record_sizes(self) -> None:
+        if self.training and torch.is_grad_enabled() and not self._sizes_recorded:
+            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
+            self._sizes_recorded = True
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        """The loss of all mini-batches together. Called by the host's gradient cache."""
+        columns = [torch.cat([by_layer(rep, self.layers) for rep in column]) for column in reps]
+        loss = self.compute_loss(columns, labels)
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says about the training."""
+        return {
+            "loss": type(self.loss).__name__,
+            "sizes": [list(size) for size in [*self.sizes, self.full_size]],
+            "distillation_weight": self.distillation_weight,
+            "cross_size_weight": self.cross_size_weight,
+            "temperature": self.temperature,
+            "mini_batch_size": self.mini_batch_size,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of what the loss builds on."""
+        return """
+@misc{li2024twodimensional,
+    title={2D Matryoshka Sentence Embeddings},
+    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
+    year={2024},
+    eprint={2402.14776},
+    archivePrefix={arXiv}
+}
+"""
+
+
+def _check_base_loss(loss: nn.Module) -> None:
+    if uses_gradient_cache(loss):
+        raise LossError(
+            f"The base loss must not cache gradients itself, got {type(loss).__name__}. "
+            "Pass its plain form, and give ElasticLoss a mini_batch_size."
+        )
+    if not callable(getattr(loss, "compute_loss_from_embeddings", None)):
+        raise LossError(
+            f"The base loss must have compute_loss_from_embeddings, {type(loss).__name__} has not. "
+            "MultipleNegativesRankingLoss, CoSENTLoss and most other losses of sentence-transformers do."
+        )
+
+
+def _smaller_sizes(sizes: Sequence[tuple[int, int]] | None, depth: int, width: int) -> tuple[tuple[int, int], ...]:
+    """The sizes to train besides the full one, sorted."""
+    if sizes is None:
+        dims = [width // fraction for fraction in (8, 4, 2, 1) if width // fraction >= _NARROWEST_DEFAULT_DIM]
+        sizes = [(layer, dim) for layer in range(1, depth + 1) for dim in dims or [width]]
+    pairs: list[Any] = [tuple(size) for size in sizes]
+    if not pairs:
+        raise LossError("sizes must name at least one (layer, dim), got none. Leave it out for a default grid.")
+    for pair in pairs:
+        if len(pair) != 2:
+            raise SizeError(f"sizes must be pairs (layer, dim), got {pair!r}.")
+        layer, dim = pair
+        check_layer(layer, depth)
+        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
+            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
+    if len(set(pairs)) != len(pairs):
+        raise LossError(f"sizes must not repeat, got {pairs}.")
+    return tuple(sorted(set(pairs) - {(depth, width)}))

@@ -1,0 +1,200 @@
+"""Views: the same Hugging Face model with its first k blocks only.
+
+A view is an ordinary model of the same class: shallow copies along the path to the block list, the list cut, a
+configuration of its own. It shares every parameter with the model it came from, holds no state of a call, and
+``save_pretrained`` of it writes exactly what it computes. Nothing is patched and no hook is installed.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from st_plugins.blocks import check_layer, find_blocks, follow
+from st_plugins.errors import UnsupportedModelError
+
+# Configuration entries that hold one value per block.
+_PER_BLOCK_ENTRIES = ("layer_types", "mlp_layer_types", "no_rope_layers")
+
+
+def view(model: nn.Module, layer: int) -> nn.Module:
+    """The same model with its first ``layer`` blocks only, sharing all parameters.
+
+    Cheap enough to make for every call, and safe to use from several threads at once.
+
+    Args:
+        model: A ``PreTrainedModel`` that :func:`find_blocks` accepts.
+        layer: Blocks to keep, in [1, L].
+
+    Returns:
+        nn.Module: A model of the same class whose configuration says ``layer`` blocks.
+
+    Raises:
+        SizeError: If the layer does not exist.
+        UnsupportedModelError: See :func:`find_blocks`.
+
+    Example:
+        >>> half = view(model, 3)
+        >>> half(**tokens).last_hidden_state        # equals layer 3 of the full model
+    """
+    stack = find_blocks(model)
+    check_layer(layer, stack.depth)
+    if stack.is_shared:
+        blocks = follow(model, stack.path)  # runs its one block as often as the configuration says
+    else:
+        blocks = follow(model, stack.path)[:layer]
+    return _replace(model, stack.path, blocks, layer)
+
+
+def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
+    """A view of full depth that keeps every layer of the next forward pass, with gradients.
+
+    Unlike ``output_hidden_states=True`` it leaves no trace in the configuration, installs no hooks, and applies the
+    final norm to every layer, so that what a loss trains at layer k is what ``view(model, k)`` serves.
+
+    Args:
+        model: A ``PreTrainedModel`` that :func:`find_blocks` accepts, ALBERT excepted.
+
+    Returns:
+        tuple: The view, and a list that its forward pass fills with L tensors (B, T, D), raw block outputs; give
+        them to :func:`normed_layers`.
+
+    Raises:
+        UnsupportedModelError: If one block serves every layer.
+    """
+    stack = find_blocks(model)
+    if stack.is_shared:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} applies one block {stack.depth} times, so its layers cannot be read apart. "
+            "Train it at full depth; static layers work."
+        )
+    states: list[Tensor] = []
+    blocks = nn.ModuleList(_Recorder(block, states) for block in follow(model, stack.path))
+    return _replace(model, stack.path, blocks, stack.depth), states
+
+
+def normed_layers(model: nn.Module, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Apply the family's final norm to raw block outputs.
+
+    Args:
+        model: The model the outputs came from.
+        states: L tensors (B, T, D).
+
+    Returns:
+        tuple[Tensor, ...]: L tensors (B, T, D); entry k - 1 is layer k.
+    """
+    stack = find_blocks(model)
+    if stack.norm is None:
+        return tuple(states)
+    norm = getattr(follow(model, stack.path[:-1]), stack.norm)
+    return tuple(norm(state) for state in states)
+
+
+@torch.no_grad()
+def check_views(model: nn.Module, input_ids: Tensor) -> None:
+    """Prove on a few tokens that views of this architecture compute its layers.
+
+    Args:
+        model: A ``PreTrainedModel``.
+        input_ids: (1, T) token ids.
+
+    Raises:
+        UnsupportedModelError: If the first layer of the model and a one-block view disagree, or the last layer and the
+            model itself. That happens when something follows the blocks that this package does not know.
+    """
+    stack = find_blocks(model)
+    if stack.is_shared:
+        return
+    recording, states = recording_view(model)
+    was_training = model.training
+    model.eval()
+    recording.eval()
+    try:
+        full = recording(input_ids=input_ids)[0]
+        shallow = view(model, 1).eval()(input_ids=input_ids)[0]
+    finally:
+        model.train(was_training)
+    layers = normed_layers(model, states)
+    tolerance = 1e-4 if full.dtype in (torch.float32, torch.float64) else 5e-2
+    for name, expected, found in (("first", layers[0], shallow), ("last", layers[-1], full)):
+        difference = float((expected - found).abs().max() / found.abs().max().clamp_min(1e-9))
+        if not difference <= tolerance:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not compute its {name} layer as its blocks followed by "
+                f"{stack.norm or 'nothing'} (relative difference {difference:.1e}). "
+                "This architecture needs support in st_plugins/blocks.py."
+            )
+
+
+class _Recorder(nn.Module):
+    """Stands in for one block: calls it, keeps its output, and answers every question about it."""
+
+    def __init__(self, block: nn.Module, states: list[Tensor]) -> None:
+        super().__init__()
+        self.block = block
+        self.states = states
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # whatever the family passes to its blocks
+        output = self.block(*args, **kwargs)
+        self.states.append(output[0] if isinstance(output, tuple) else output)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+
+def shallow_copy(module: nn.Module, **children: nn.Module) -> nn.Module:
+    """A module of the same class and state, with some children replaced; the original is left as it is.
+
+    Parameters and all other children are shared.
+
+    Args:
+        module: The module to copy.
+        **children: Name of a child and its replacement.
+
+    Returns:
+        nn.Module: The copy.
+    """
+    clone = object.__new__(type(module))
+    clone.__dict__.update(module.__dict__)
+    clone.__dict__["_modules"] = {**module._modules, **children}
+    return clone
+
+
+def _replace(module: nn.Module, path: Sequence[str], blocks: nn.Module, layer: int) -> nn.Module:
+    """Copy the modules along ``path`` and put ``blocks`` at its end."""
+    last = len(path) == 1
+    child = blocks if last and isinstance(blocks, nn.ModuleList) else getattr(module, path[0])
+    if not last:
+        child = _replace(child, path[1:], blocks, layer)
+    elif not isinstance(blocks, nn.ModuleList):
+        child = shallow_copy(child)
+        child.config = cut_config(child.config, layer)
+    clone = shallow_copy(module, **{path[0]: child})
+    if "config" in clone.__dict__:
+        clone.config = cut_config(clone.config, layer)
+    return clone
+
+
+def cut_config(config: Any, layer: int) -> Any:
+    """A copy of a Hugging Face configuration that says ``layer`` blocks.
+
+    Args:
+        config: A ``PreTrainedConfig``; left as it is.
+        layer: The number of blocks.
+
+    Returns:
+        The copy, with the entries that hold one value per block cut as well.
+    """
+    cut = copy.copy(config)
+    cut.num_hidden_layers = layer
+    for name in _PER_BLOCK_ENTRIES:
+        entries = getattr(cut, name, None)
+        if isinstance(entries, list):
+            setattr(cut, name, entries[:layer])
+    return cut
