@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from st_plugins.blocks import check_layer, find_blocks, follow
 from st_plugins.errors import UnsupportedModelError
 
+try:
+    from transformers.utils.output_capturing import maybe_install_capturing_hooks as _maybe_install_capturing_hooks
+except ImportError:  # transformers 4 records layers without lasting hooks
+    _maybe_install_capturing_hooks = None
+
 # Configuration entries that hold one value per block.
 _PER_BLOCK_ENTRIES = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
@@ -41,6 +46,7 @@ def view(model: nn.Module, layer: int) -> nn.Module:
     """
     stack = find_blocks(model)
     check_layer(layer, stack.depth)
+    _install_host_hooks(model)
     if stack.is_shared:
         blocks = follow(model, stack.path)  # runs its one block as often as the configuration says
     else:
@@ -70,6 +76,7 @@ def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
             f"{type(model).__name__} applies one block {stack.depth} times, so its layers cannot be read apart. "
             "Train it at full depth; static layers work."
         )
+    _install_host_hooks(model)
     states: list[Tensor] = []
     blocks = nn.ModuleList(_Recorder(block, states) for block in follow(model, stack.path))
     return _replace(model, stack.path, blocks, stack.depth), states
@@ -146,6 +153,16 @@ class _Recorder(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("block"), name)
+
+
+def _install_host_hooks(model: nn.Module) -> None:
+    """Let transformers install its hooks on the model before a copy of it exists.
+
+    It does so once, on the first ``output_hidden_states=True``, and notes it on the model. Blocks are shared: were the
+    hooks installed through a view, the model would install them again and report every layer twice.
+    """
+    if _maybe_install_capturing_hooks is not None:
+        _maybe_install_capturing_hooks(model)
 
 
 def shallow_copy(module: nn.Module, **children: nn.Module) -> nn.Module:

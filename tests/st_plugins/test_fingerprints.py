@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+import st_plugins
+from st_plugins import fingerprint
+
+
+def test_it_is_the_same_after_saving_and_loading(model, tmp_path, texts):
+    before = fingerprint(model)
+    assert len(before) == 64
+    model.encode(texts)
+    assert fingerprint(model) == before
+    model.save_pretrained(tmp_path)
+    assert fingerprint(st_plugins.load(tmp_path)) == before
+
+
+def test_the_full_size_is_the_model_itself(model):
+    assert fingerprint(model) == fingerprint(model, layer=4) == fingerprint(model, dim=16)
+    sizes = {fingerprint(model, layer=layer, dim=dim) for layer in (1, 2, 3, 4) for dim in (4, 8, 16)}
+    assert len(sizes) == 12
+
+
+def test_sizes_it_was_trained_for_do_not_change_it(model):
+    before = fingerprint(model)
+    model[0].add_sizes([(2, 8)])
+    assert fingerprint(model) == before
+
+
+def change_weight(model):
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-7
+
+
+def change_tokenizer(model):
+    model.tokenizer.add_tokens(["brandnew"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_weight,
+        change_tokenizer,
+        lambda model: model.prompts.update(query="query: "),
+        lambda model: setattr(model, "default_prompt_name", "query"),
+        lambda model: setattr(model, "max_seq_length", 8),
+        lambda model: setattr(model, "truncate_dim", 8),
+        lambda model: setattr(model[1], "pooling_mode", ("max",)) or setattr(model[1], "include_prompt", False),
+        lambda model: model.bfloat16(),
+        lambda model: setattr(model[0].model.config, "layer_norm_eps", 1e-3),
+        lambda model: setattr(model.tokenizer, "padding_side", "left"),
+    ],
+)
+def test_everything_that_changes_a_vector_changes_it(model, change):
+    before = fingerprint(model)
+    change(model)
+    assert fingerprint(model) != before
+
+
+def test_a_plain_model_has_one_too(plain):
+    assert fingerprint(plain) == fingerprint(plain)
+    assert fingerprint(plain) != fingerprint(st_plugins.elastic(plain), layer=2)
