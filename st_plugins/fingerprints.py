@@ -19,6 +19,10 @@ _CONFIG_NOISE = frozenset(
 # The sizes a model was trained for say which calls are allowed, not what they return.
 _MODULE_NOISE = frozenset({"sizes", "unpad_inputs"})
 
+# Hugging Face's own pooler reads the token embeddings and writes nothing of ours. Where a folder has no weights for it,
+# every load makes up new ones.
+_UNUSED_WEIGHTS = "model.pooler."
+
 
 def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> str:
     """SHA-256 over everything that changes a vector of this model at this size.
@@ -78,6 +82,8 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 def _weights(module: nn.Module) -> Iterator[bytes]:
     for name, tensor in sorted(module.state_dict().items()):
+        if name.startswith(_UNUSED_WEIGHTS) and getattr(module, "module_output_name", "") == "token_embeddings":
+            continue
         yield _canonical([name, str(tensor.dtype), list(tensor.shape)])
         # Bytes as they are: numpy has no bfloat16.
         yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

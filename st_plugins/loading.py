@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Module
+from sentence_transformers.sentence_transformer.modules import Module, Transformer
 from sentence_transformers.util import import_from_string
 
 from st_plugins.errors import UnsafeModelError
@@ -150,16 +150,24 @@ def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Mo
             f"A module's path must lie inside the model folder, got {entry['path']!r} for {entry['name']!r}."
         )
     subfolder = folder / path
-    for file in [subfolder, *(subfolder.iterdir() if subfolder.is_dir() else ())]:
+    # The root holds the folders of the other modules too; they are looked through on their own turn.
+    inside = sorted(subfolder.iterdir() if subfolder == folder else subfolder.rglob("*")) if subfolder.is_dir() else []
+    for file in [subfolder, *inside]:
         if not file.resolve().is_relative_to(boundary.resolve()):
             raise UnsafeModelError(
                 f"Nothing in a model folder may lead out of it, but {file.relative_to(folder)} is a link to "
                 f"{file.resolve()}. Replace the link by the file."
             )
-    _check_weights(subfolder)
+    for weights_folder in {subfolder, *(file.parent for file in inside)}:
+        _check_weights(weights_folder)
     module_class = import_from_string(entry["type"])
     if not isinstance(module_class, type) or not issubclass(module_class, Module):
         raise UnsafeModelError(f"modules.json must name modules, but {entry['type']!r} is none.")
+    if issubclass(module_class, Transformer) and not any(file.suffix == ".safetensors" for file in inside):
+        raise UnsafeModelError(
+            f"The folder of {entry['name']!r} ({module_class.__name__}) has no weights: model.safetensors is missing. "
+            "Copy the model again."
+        )
     return module_class
 
 

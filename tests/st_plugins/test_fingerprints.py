@@ -1,5 +1,7 @@
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 import st_plugins
 from st_plugins import fingerprint
@@ -54,6 +56,13 @@ def test_everything_that_changes_a_vector_changes_it(model, change):
     before = fingerprint(model)
     change(model)
     assert fingerprint(model) != before
+
+
+def test_weights_no_vector_depends_on_do_not_count(tiny_folder):
+    # The folder has no pooler, so each load makes up another one.
+    pair = [SentenceTransformer(modules=[Transformer(str(tiny_folder)), Pooling(16, "mean")]) for _ in range(2)]
+    assert not torch.equal(*(model[0].model.pooler.dense.weight for model in pair))
+    assert fingerprint(pair[0]) == fingerprint(pair[1])
 
 
 def test_a_plain_model_has_one_too(plain):

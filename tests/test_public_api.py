@@ -1,0 +1,55 @@
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ["st_plugins", "st_plugins.losses", "st_plugins.modules", "st_plugins_export", "langchain_st_plugins"]
+EXPECTED = {
+    "st_plugins": ["bake", "elastic", "errors", "fingerprint", "load", "losses", "modules"],
+    "st_plugins.losses": ["ElasticLoss"],
+    "st_plugins.modules": ["ElasticTransformer", "Truncation"],
+    "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
+    "langchain_st_plugins": ["ElasticEmbeddings", "ElasticRetriever"],
+}
+PUBLIC = [
+    (package, name) for package in PACKAGES for name in EXPECTED[package] if name not in ("errors", "losses", "modules")
+]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_public_surface_is_exactly_this(package):
+    module = import_module(package)
+    assert module.__all__ == sorted(EXPECTED[package])
+    assert set(EXPECTED[package]) <= set(dir(module))
+
+
+@pytest.mark.parametrize("package", ["st_plugins", "st_plugins_export"])
+def test_an_unknown_name_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = import_module(package).no_such_name
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_every_public_name_says_what_it_is_and_shows_it(package, name):
+    thing = getattr(import_module(package), name)
+    assert "Example:" in inspect.getdoc(thing)
+    assert ">>> " in inspect.getdoc(thing)
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_no_function_shares_its_name_with_a_file(package, name):
+    # Importing the file would put the module where the function was.
+    folder = Path(import_module(package).__file__).parent
+    assert not (folder / f"{name}.py").exists()
+
+
+def test_no_file_is_longer_than_three_hundred_lines():
+    root = Path(__file__).parent.parent
+    long = {
+        str(file.relative_to(root)): lines
+        for folder in ("st_plugins", "export", "langchain_integration", "examples", "benchmarks")
+        for file in (root / folder).rglob("*.py")
+        if (lines := len(file.read_text().splitlines())) > 300
+    }
+    assert not long

@@ -1,0 +1,46 @@
+"""The class paths in saved models are a file format. ``data/`` holds one folder of every release that wrote a new one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import st_plugins
+from st_plugins import modules
+
+DATA = Path(__file__).parent / "data"
+RELEASES = sorted(folder.name for folder in DATA.iterdir() if folder.is_dir())
+GOLDEN_PATHS = {
+    "ElasticTransformer": "st_plugins.modules.elastic_transformer.ElasticTransformer",
+    "Truncation": "st_plugins.modules.truncation.Truncation",
+}
+
+
+def test_class_paths_never_change():
+    paths = {
+        name: f"{cls.__module__}.{cls.__qualname__}" for name, cls in vars(modules).items() if isinstance(cls, type)
+    }
+    assert paths == GOLDEN_PATHS
+    assert sorted(GOLDEN_PATHS) == modules.__all__
+
+
+def test_there_is_a_release_to_load():
+    assert RELEASES
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_a_release_saved_still_gives_its_vectors(release):
+    folder = DATA / release
+    expected = json.loads((folder / "expected.json").read_text())
+    model = st_plugins.load(folder, device="cpu")
+    assert [type(module).__name__ for module in model.children()] == expected["classes"]
+    for case in expected["cases"]:
+        vectors = model.encode(expected["texts"], **case["options"])
+        assert np.allclose(vectors, np.array(case["vectors"]), atol=1e-5), case["options"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_its_fingerprint_is_the_same_on_every_machine(release):
+    expected = json.loads((DATA / release / "expected.json").read_text())
+    assert st_plugins.fingerprint(st_plugins.load(DATA / release, device="cpu")) == expected["fingerprint"]
