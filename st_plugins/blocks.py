@@ -29,7 +29,8 @@ class BlockStack:
         is_shared: Whether one block serves every layer.
 
     Example:
-        >>> find_blocks(BertModel(BertConfig(num_hidden_layers=6)))
+        >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+        >>> find_blocks(model[0].model)
         BlockStack(path=('encoder', 'layer'), depth=6, norm=None, is_shared=False)
     """
 

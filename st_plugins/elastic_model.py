@@ -77,6 +77,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
         SizeError: If the size does not exist.
 
     Example:
+        >>> model = st_plugins.load("minilm-elastic")
         >>> st_plugins.bake(model, layer=3, dim=128).save_pretrained("minilm-3x128")
         >>> SentenceTransformer("minilm-3x128").encode("A text").shape
         (128,)

@@ -17,7 +17,7 @@
 Catch one family, or all of them::
 
     try:
-        model.encode(texts, layer=3)
+        model.encode(texts, layer=2)
     except st_plugins.errors.UntrainedSizeError as error:
         print(error)
 

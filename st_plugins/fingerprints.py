@@ -40,6 +40,7 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
         str: 64 hexadecimal digits, the same after saving and loading, on every machine.
 
     Example:
+        >>> model = st_plugins.load("minilm-elastic")
         >>> fingerprint(model) == fingerprint(st_plugins.load("minilm-elastic"))
         True
         >>> fingerprint(model) == fingerprint(model, layer=3)

@@ -41,8 +41,10 @@ def view(model: nn.Module, layer: int) -> nn.Module:
         UnsupportedModelError: See :func:`find_blocks`.
 
     Example:
-        >>> half = view(model, 3)
-        >>> half(**tokens).last_hidden_state        # equals layer 3 of the full model
+        >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+        >>> half = view(model[0].model, 3)
+        >>> half.config.num_hidden_layers, model[0].model.config.num_hidden_layers
+        (3, 6)
     """
     stack = find_blocks(model)
     check_layer(layer, stack.depth)

@@ -43,7 +43,7 @@ def info_nce(anchors, candidates, scale=20.0):
 
 
 def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature):
-    """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the deepest layer is the last of ``layers``."""
+    """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the last of ``layers`` is the deepest."""
     deepest = layers[-1]
     width = len(anchors[deepest][0])
 

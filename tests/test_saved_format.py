@@ -1,4 +1,4 @@
-"""The class paths in saved models are a file format. ``data/`` holds one folder of every release that wrote a new one."""
+"""The class paths in saved models are a file format. ``data/`` holds a folder of every release that wrote a new one."""
 
 import json
 from pathlib import Path

@@ -42,6 +42,7 @@ def by_layer(embeddings: Tensor, layers: tuple[int, ...]) -> Tensor:
         Tensor: (B, S, D).
 
     Example:
+        >>> model = st_plugins.load("minilm-elastic")
         >>> features = model.preprocess(["a", "b"])
         >>> by_layer(model({**features, "layers": (3, 6)})["sentence_embedding"], (3, 6)).shape
         torch.Size([2, 2, 384])

@@ -1,4 +1,4 @@
-"""Writes ``data/<version>/``: a tiny saved model and the vectors it gives. Run once per release that changes the format."""
+"""Writes ``data/<version>/``: a tiny saved model and its vectors. Run once per release that changes the format."""
 
 import json
 from pathlib import Path

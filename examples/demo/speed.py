@@ -1,0 +1,43 @@
+"""How much faster small sizes are than the base model: same texts, interleaved, medians."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+from sentence_transformers import SentenceTransformer
+from st_plugins_export import OnnxEncoder
+from tqdm import tqdm
+
+_ROUNDS = 3
+
+
+def speed_ratios(
+    base: SentenceTransformer,
+    model: SentenceTransformer,
+    encoder: OnnxEncoder,
+    texts: list[str],
+    sizes: list[tuple[int, int]],
+) -> dict[tuple[int, int], tuple[float, float | None]]:
+    """For each size, how many times faster than the base model it is: with torch, and with ONNX if it was exported."""
+    runs: dict[tuple[str, tuple[int, int]], Callable[[], object]] = {("base", (0, 0)): lambda: base.encode(texts)}
+    for layer, dim in sizes:
+        runs["torch", (layer, dim)] = lambda layer=layer, dim=dim: model.encode(texts, layer=layer, truncate_dim=dim)
+        if (layer, dim) in encoder.sizes:
+            runs["onnx", (layer, dim)] = lambda layer=layer, dim=dim: encoder.encode(
+                texts, layer=layer, truncate_dim=dim
+            )
+    seconds: dict[tuple[str, tuple[int, int]], list[float]] = {name: [] for name in runs}
+    for _ in tqdm(range(_ROUNDS), desc="timing, interleaved", unit="round"):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    whole = median["base", (0, 0)]
+    return {
+        size: (
+            whole / median["torch", size],
+            whole / median["onnx", size] if ("onnx", size) in median else None,
+        )
+        for size in sizes
+    }

