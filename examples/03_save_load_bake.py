@@ -1,4 +1,4 @@
-"""Save an elastic model, load it without trusting any code, and bake one size into a plain model. Seconds on 2 cores."""
+"""Save an elastic model, load it without trusting any code, bake one size into a plain model. Under half a minute."""
 
 import tempfile
 from pathlib import Path

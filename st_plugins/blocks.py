@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from st_plugins.errors import SizeError, UnsupportedModelError
 
@@ -98,7 +99,7 @@ def _recorded_class(model: nn.Module) -> tuple[type, ...]:
     recorders = getattr(model, "_can_record_outputs", None) or {}
     recorder = recorders.get("hidden_states")
     recorder = getattr(recorder, "target_class", recorder)
-    return (recorder,) if isinstance(recorder, type) else ()
+    return (recorder,) if isinstance(recorder, type) else (GradientCheckpointingLayer,)
 
 
 def follow(module: nn.Module, path: Sequence[str]) -> nn.Module:

@@ -14,7 +14,12 @@ from st_plugins.modules import ElasticTransformer
 # What a configuration says about itself or about the last run, not about the vectors.
 _CONFIG_NOISE = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+    | {"tie_word_embeddings"}
     | {"output_attentions", "output_hidden_states", "return_dict", "_attn_implementation_autoset"}
+)
+_ASSUMED_BY_OLDER_RELEASES = (
+    ("module_input_name", "sentence_embedding"),
+    ("module_output_name", "sentence_embedding"),
 )
 # The sizes a model was trained for say which calls are allowed, not what they return.
 _MODULE_NOISE = frozenset({"sizes", "unpad_inputs"})
@@ -63,7 +68,8 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
 
 def _modules(model: SentenceTransformer) -> Iterator[bytes]:
     for module in model.children():
-        yield f"{type(module).__module__}.{type(module).__qualname__}".encode()
+        # Not its file: sentence-transformers has moved its own more than once.
+        yield type(module).__name__.encode()
         if hasattr(module, "get_config_dict"):
             yield _canonical(_without(module.get_config_dict(), _MODULE_NOISE))
         network: Any = getattr(module, "model", None)
@@ -91,7 +97,15 @@ def _weights(module: nn.Module) -> Iterator[bytes]:
 
 
 def _without(entries: dict[str, Any], noise: set[str] | frozenset[str]) -> dict[str, Any]:
-    return {key: value for key, value in entries.items() if key not in noise}
+    """The entries that say something: releases differ in which unset options they write out."""
+    return {
+        key: value
+        for key, value in entries.items()
+        if key not in noise
+        and value is not None
+        and value is not False
+        and (key, value) not in _ASSUMED_BY_OLDER_RELEASES
+    }
 
 
 def _canonical(value: Any) -> bytes:

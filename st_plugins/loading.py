@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as host_modules
 from sentence_transformers.sentence_transformer.modules import Module, Transformer
-from sentence_transformers.util import import_from_string
 
+from st_plugins import modules as our_modules
 from st_plugins.errors import UnsafeModelError
 
-_TRUSTED_PACKAGES = ("sentence_transformers.", "st_plugins.modules.")
 _SUFFIXES_OF_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
 # All that is fetched from a hub: no pickles, no Python.
@@ -136,14 +136,29 @@ def _read_modules(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Module]:
-    """Check one module's class, folder and weights; import its class last."""
-    if not entry["type"].startswith(_TRUSTED_PACKAGES):
+def _trusted_class(reference: str) -> type[Module]:
+    """The class a saved model means, looked up by name in what is imported already; nothing is imported for it.
+
+    sentence-transformers has moved its files several times, so of its class paths only the last part counts.
+    """
+    package, _, name = reference.rpartition(".")
+    if package.startswith("sentence_transformers."):
+        found = getattr(host_modules, name, None)
+    else:
+        found = getattr(our_modules, name, None) if name in our_modules.__all__ else None
+        if found is not None and found.__module__ != package:
+            found = None
+    if not isinstance(found, type) or not issubclass(found, Module):
         raise UnsafeModelError(
-            "modules.json may only name classes of sentence_transformers and st_plugins.modules, got "
-            f"{entry['type']!r}. "
-            "If you trust that code, load it with SentenceTransformer(folder, trust_remote_code=True)."
+            "modules.json may only name modules of sentence_transformers and st_plugins.modules, got "
+            f"{reference!r}. If you trust that code, load it with SentenceTransformer(folder, trust_remote_code=True)."
         )
+    return found
+
+
+def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Module]:
+    """Check one module's class, folder and weights."""
+    module_class = _trusted_class(entry["type"])
     path = PurePosixPath(entry["path"])
     if path.is_absolute() or ".." in path.parts or "\\" in entry["path"] or ":" in entry["path"]:
         raise UnsafeModelError(
@@ -160,9 +175,6 @@ def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Mo
             )
     for weights_folder in {subfolder, *(file.parent for file in inside)}:
         _check_weights(weights_folder)
-    module_class = import_from_string(entry["type"])
-    if not isinstance(module_class, type) or not issubclass(module_class, Module):
-        raise UnsafeModelError(f"modules.json must name modules, but {entry['type']!r} is none.")
     if issubclass(module_class, Transformer) and not any(file.suffix == ".safetensors" for file in inside):
         raise UnsafeModelError(
             f"The folder of {entry['name']!r} ({module_class.__name__}) has no weights: model.safetensors is missing. "

@@ -72,13 +72,17 @@ def test_the_examples_of_docstrings_print_what_they_say(name, reader):
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_python_of_a_readme_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
+def test_the_python_of_a_readme_runs_and_prints_what_it_says(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    text = (ROOT / name).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
     names = {}
     for block in blocks:
         exec(compile(offline(block), name, "exec"), names)
+    printed = capsys.readouterr().out
+    for promised in re.findall(r"[Ii]t prints:?\n\n```\n(.*?)```", text, re.DOTALL):
+        assert promised in printed
 
 
 def test_the_first_block_prints_what_the_readme_says(tmp_path, monkeypatch, capsys):

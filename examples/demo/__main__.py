@@ -10,11 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import grid
-from answers import answer_questions
-from corpus import Pair, read_pairs, split_by_module
 from datasets import Dataset
-from exporting import export_two_sizes
 from huggingface_hub import HfApi
 from sentence_transformers import (
     SentenceTransformer,
@@ -22,10 +18,14 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from speed import speed_ratios
 from transformers.utils import logging
 
+import grid
 import st_plugins
+from answers import answer_questions
+from corpus import Pair, read_pairs, split_by_module
+from exporting import export_two_sizes
+from speed import speed_ratios
 
 OUTPUT = Path("demo_output")
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"

@@ -3,10 +3,11 @@
 import statistics
 import time
 
-from corpus import Pair
 from langchain_core.documents import Document
-from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
 from sentence_transformers import SentenceTransformer
+
+from corpus import Pair
+from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
 
 QUESTIONS = 5
 _REPEATS = 7

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+
 from st_plugins_export import OnnxEncoder, export_onnx
 
 SMALL = (2, 96)

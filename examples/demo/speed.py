@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 
 from sentence_transformers import SentenceTransformer
-from st_plugins_export import OnnxEncoder
 from tqdm import tqdm
+
+from st_plugins_export import OnnxEncoder
 
 _ROUNDS = 3
 

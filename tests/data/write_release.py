@@ -1,4 +1,8 @@
-"""Writes ``data/<version>/``: a tiny saved model and its vectors. Run once per release that changes the format."""
+"""Writes ``data/<version>/``: a tiny saved model and its vectors. Run once per release that changes the format.
+
+Run it on the older sentence-transformers line (`make test-compat` sets it up): the newer one reads what that writes,
+but not the other way round.
+"""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-import families
 import pytest
 import torch
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, T5Config, T5Model
 
+import families
 from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
 from st_plugins.errors import SizeError, UnsupportedModelError
 

