@@ -22,22 +22,28 @@ def answer_questions(model: SentenceTransformer, pairs: list[Pair], sizes: list[
     retriever = ElasticRetriever.from_documents(documents, ElasticEmbeddings(encoder=model), k=1, show_progress=True)
     asked = pairs[:: len(pairs) // QUESTIONS][:QUESTIONS]
     for pair in asked:
-        print(f"\nQ: {pair.question[:100]}")
-        _show(retriever.invoke(pair.question)[0])
-    question = asked[0].question
-    print(f"\nThe first question again, on {len(sizes)} budgets (documents stay at full depth):")
+        print(f"\nQ  {pair.question[:100]}")
+        found = retriever.invoke(pair.question)[0]
+        print(f"A  {_gist(found)}")
+        print(f"   {_verdict(found, pair)}")
+    print(f"\nThe last question again, on {len(sizes)} budgets (the documents stay at full depth):")
     for layer, dim in sizes:
-        retriever.invoke(question, layer=layer, dim=dim)
         milliseconds = []
         for _ in range(_REPEATS):
             started = time.perf_counter()
-            found = retriever.invoke(question, layer=layer, dim=dim)[0]
+            found = retriever.invoke(asked[-1].question, layer=layer, dim=dim)[0]
             milliseconds.append(1000 * (time.perf_counter() - started))
-        print(f"  layer {layer}, dim {dim:<4} {statistics.median(milliseconds):6.1f} ms", end="  ")
-        print(f"{found.metadata['score']:.3f}  {found.metadata['source']}")
+        budget = f"layer {layer}, dim {dim}"
+        print(f"   {budget:<18}{statistics.median(milliseconds):6.1f} ms   {_verdict(found, asked[-1])}")
 
 
-def _show(document: Document) -> None:
-    first_line = document.page_content.strip().splitlines()[0]
-    print(f"   {document.metadata['score']:.3f}  {document.metadata['source']}")
-    print(f"          {first_line[:90]}")
+def _gist(document: Document) -> str:
+    """The first line that is more than a heading."""
+    lines = [line.strip() for line in document.page_content.splitlines()]
+    return next((line for line in lines if len(line) > 30), lines[0])[:100]
+
+
+def _verdict(document: Document, pair: Pair) -> str:
+    source = document.metadata["source"]
+    right = "right" if source == pair.source else f"wrong, the documentation is at {pair.source}"
+    return f"score {document.metadata['score']:.3f}, {source}: {right}"

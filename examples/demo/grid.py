@@ -13,8 +13,10 @@ Grid = dict[tuple[int, int], float]
 def ndcg_at_10(questions: np.ndarray, documents: np.ndarray) -> float:
     """nDCG@10 in percent when document i is the one right answer to question i; both (n, d) unit vectors."""
     scores = questions @ documents.T
+    if not np.isfinite(scores).all():
+        raise ValueError("The vectors must be finite, or every comparison below is meaningless.")
     right = np.diagonal(scores)[:, None]
-    ranks = (scores > right).sum(axis=1)  # 0 is best; ties count in favour
+    ranks = (scores >= right).sum(axis=1) - 1  # 0 is best; ties count against
     return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
 
 

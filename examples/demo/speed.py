@@ -1,5 +1,6 @@
 """How much faster small sizes are than the base model: same texts, interleaved, medians."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ def speed_ratios(
     sizes: list[tuple[int, int]],
 ) -> dict[tuple[int, int], tuple[float, float | None]]:
     """For each size, how many times faster than the base model it is: with torch, and with ONNX if it was exported."""
+    logging.getLogger("st_plugins_export").setLevel(logging.ERROR)  # it said in step 5 that long texts are cut
     runs: dict[tuple[str, tuple[int, int]], Callable[[], object]] = {("base", (0, 0)): lambda: base.encode(texts)}
     for layer, dim in sizes:
         runs["torch", (layer, dim)] = lambda layer=layer, dim=dim: model.encode(texts, layer=layer, truncate_dim=dim)

@@ -1,0 +1,55 @@
+"""``python -m st_plugins_export MODEL FOLDER [--size 3x128 ...]``: export a model and print the report."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from st_plugins.errors import StPluginsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Without the name of the program; None for those of this process.
+
+    Returns:
+        int: The exit code, 1 if the export was refused.
+    """
+    parser = argparse.ArgumentParser(prog="python -m st_plugins_export", description="Export a model, whole, to ONNX.")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, or the id of a model on the hub")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; an earlier export is replaced")
+    parser.add_argument(
+        "--size",
+        dest="sizes",
+        metavar="LAYERxDIM",
+        type=_parse_size,
+        action="append",
+        default=[],
+        help="a smaller size of an elastic model, for instance 3x128; may be repeated",
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
+    options = parser.parse_args(arguments)
+    import st_plugins  # only now: it takes seconds, and --help needs none of it
+    from st_plugins_export import export_onnx
+
+    try:
+        model = st_plugins.load(options.model)
+        report = export_onnx(model, options.folder, sizes=options.sizes, tolerance=options.tolerance)
+    except (StPluginsError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{report}\n")
+    return 0
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    layer, _, dim = text.partition("x")
+    if not (layer.isdecimal() and dim.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size looks like 3x128 (layer x dim), got {text!r}")
+    return int(layer), int(dim)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

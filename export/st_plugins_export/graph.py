@@ -1,0 +1,173 @@
+"""The pipeline of a SentenceTransformer as one ONNX graph. Adds no maths: it calls the modules as they are."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+import st_plugins
+from st_plugins.errors import ExportError
+from st_plugins.modules import ElasticTransformer
+from st_plugins_export.extras import require
+
+OPSET = 17
+OUTPUTS = ("last_hidden_state", "sentence_embedding")
+# Of different length, so that the traced batch contains padding and nothing skips the mask.
+_TRACED_TEXTS = ("A sentence to trace the graph with", "Another")
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """What :func:`write_graph` wrote.
+
+    Args:
+        nodes: Operators in the graph.
+        inputs: Tensors it takes, in order.
+    """
+
+    nodes: int
+    inputs: tuple[str, ...]
+
+
+class PipelineGraph(nn.Module):
+    """The modules of a plain SentenceTransformer behind positional tensors.
+
+    Args:
+        model: Transformer first.
+        inputs: Names of the tensors, in the order in which ``forward`` gets them.
+
+    Example:
+        >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
+        >>> ids = torch.ones(2, 5, dtype=torch.int64)
+        >>> tokens, sentences = PipelineGraph(model, ("input_ids", "attention_mask"))(ids, ids)
+        >>> tokens.shape, sentences.shape
+        (torch.Size([2, 5, 384]), torch.Size([2, 384]))
+    """
+
+    def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(model.children())
+        self.inputs = inputs
+        self.truncate_dim = model.truncate_dim
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensors (B, T) in, token embeddings (B, T, D) and sentence embeddings (B, dim) out."""
+        features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        transformer, *others = self.stages
+        features = transformer(features)
+        token_embeddings = features["token_embeddings"]  # (B, T, D)
+        for module in others:
+            features = module(features)
+        # sentence-transformers cuts behind the last module, and does not normalise again.
+        return token_embeddings, features["sentence_embedding"][:, : self.truncate_dim]
+
+
+def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> SentenceTransformer:
+    """A copy of one size of a model, of sentence-transformers' own modules, on the CPU, ready to encode.
+
+    Args:
+        model: Plain or elastic; left as it is.
+        layer: Blocks to keep; None for all.
+        dim: Width to cut to; None for the full one.
+
+    Returns:
+        SentenceTransformer: Shares nothing with the model.
+
+    Raises:
+        UnsupportedModelError: If a smaller size of a plain model is asked for.
+        SizeError: If the size does not exist.
+    """
+    is_plain = not isinstance(model[0], ElasticTransformer)
+    if is_plain and layer is None and dim is None:
+        copied = copy.deepcopy(model)
+    else:
+        copied = st_plugins.bake(model, layer=layer, dim=dim)
+    copied = copied.to("cpu").eval()
+    copied[0].unpad_inputs = False
+    network = copied[0].auto_model
+    if "flash" in str(network.config._attn_implementation):
+        _set_attention(network, "sdpa")  # flash attention needs CUDA
+    return copied
+
+
+def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
+    """Trace a plain model and write it as one ONNX file, batch and sequence dynamic.
+
+    Args:
+        model: From :func:`plain_copy`.
+        file: Where to.
+
+    Returns:
+        WrittenGraph: What is in it.
+
+    Raises:
+        ExportError: If torch cannot trace the model or onnx rejects the result.
+    """
+    onnx = require("onnx", extra="onnx")
+    features = {k: v for k, v in model.preprocess(list(_TRACED_TEXTS)).items() if isinstance(v, Tensor)}
+    network = model[0].auto_model
+    try:
+        with _eager_attention(network):
+            _trace(PipelineGraph(model, tuple(features)).eval(), features, file)
+        graph = onnx.load(file)
+        _name_widths(graph, model)
+        onnx.checker.check_model(graph)
+        onnx.save(graph, file)
+    except Exception as error:  # torch and onnx raise whatever comes up
+        raise ExportError(f"{type(network).__name__} could not be written as ONNX: {error}") from error
+    return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input))
+
+
+@contextmanager
+def _eager_attention(network: Any) -> Iterator[None]:
+    """Attention as matrix products: the fewest operators, and the fastest on CPUs."""
+    before = network.config._attn_implementation
+    _set_attention(network, "eager")
+    try:
+        yield
+    finally:
+        _set_attention(network, before)
+
+
+def _set_attention(network: Any, implementation: str) -> None:
+    network.set_attn_implementation(implementation)  # a family that cannot switch says so in the log, and stays
+    for module in network.modules():
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation"):  # in a view the blocks have an object of their own
+            config._attn_implementation = network.config._attn_implementation
+
+
+def _trace(pipeline: PipelineGraph, features: dict[str, Tensor], file: Path) -> None:
+    axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing exports 6-10 times faster than torch.export and its graphs run faster on CPUs. What a trace may get
+        # wrong is caught by the parity check over other batches and lengths.
+        for message in ("You are using the legacy TorchScript", "The feature will be removed"):
+            warnings.filterwarnings("ignore", message, DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        for message in ("Exporting aten::index operator", "To copy construct from a tensor"):
+            warnings.filterwarnings("ignore", message, UserWarning)
+        torch.onnx.export(
+            pipeline,
+            tuple(features.values()),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(features),
+            output_names=list(OUTPUTS),
+            dynamic_axes={**axes, OUTPUTS[1]: {0: "batch"}},
+        )
+
+
+def _name_widths(graph: Any, model: SentenceTransformer) -> None:
+    """Servers size their buffers by the declared shapes, and the trace leaves the last ones open."""
+    widths = (model[0].get_embedding_dimension(), model.get_embedding_dimension())
+    for output, width in zip(graph.graph.output, widths, strict=True):
+        output.type.tensor_type.shape.dim[-1].dim_value = width

@@ -1,0 +1,252 @@
+"""Which files an export consists of: the manifest, and how a folder is written and read.
+
+The manifest names every file with its SHA-256. Reading goes through :func:`read_verified` alone, which opens nothing
+outside the folder and returns the very bytes it has checked. It proves that a folder is complete and as it was
+exported; it does not prove who exported it.
+
+This file needs neither torch nor numpy.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Self
+
+from st_plugins.errors import ManifestError, UnsafeModelError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ExportedSize:
+    """One graph of an export.
+
+    Args:
+        layer: Blocks it runs, counted from 1.
+        dim: Width of its vectors.
+        is_full: Whether it is the full size of the model.
+        file: Where it lies in the folder.
+        nodes: Operators in the graph.
+        fingerprint: Identity of its vectors, see :func:`st_plugins.fingerprint`.
+        trained_dims: Smaller dims its vectors may be cut to.
+
+    Example:
+        >>> ExportedSize(6, 384, True, graph_file(6, 384, is_full=True), 536, "9f…", (128, 256)).file
+        'onnx/model.onnx'
+    """
+
+    layer: int
+    dim: int
+    is_full: bool
+    file: str
+    nodes: int
+    fingerprint: str
+    trained_dims: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A text and the vector that torch gave it at full size.
+
+    Args:
+        text: Without any prompt.
+        embedding: ``dim`` numbers.
+    """
+
+    text: str
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the folder says about itself.
+
+    Args:
+        sizes: The graphs, the full one first.
+        files: SHA-256 of every file but the manifest, by its name with forward slashes.
+        inputs: Names of the tensors every graph takes, in order.
+        prompts: By name, as in sentence-transformers.
+        default_prompt_name: The prompt ``encode`` uses when none is given, or None.
+        include_prompt: Whether pooling covers the prompt. The graph cannot leave it out, so False means: no prompts.
+        max_seq_length: Tokens after which texts are cut, or None for no limit.
+        opset: ONNX opset of the graphs.
+        tolerance: Largest difference from torch that the export allowed.
+        libraries: Versions that wrote the folder.
+        probes: Texts to check any other reader with.
+    """
+
+    sizes: tuple[ExportedSize, ...]
+    files: dict[str, str]
+    inputs: tuple[str, ...]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    include_prompt: bool
+    max_seq_length: int | None
+    opset: int
+    tolerance: float
+    libraries: dict[str, str]
+    probes: tuple[Probe, ...]
+
+    @property
+    def full(self) -> ExportedSize:
+        """The graph of the full size."""
+        return next(size for size in self.sizes if size.is_full)
+
+    @classmethod
+    def from_json(cls, entries: dict[str, Any]) -> Self:
+        """Build one from parsed JSON, checking every type a reader relies on."""
+        _expect_keys(cls, entries)
+        sizes = tuple(_parse_size(entry) for entry in _expect(entries["sizes"], list, "sizes"))
+        if [size.is_full for size in sizes].count(True) != 1:
+            raise ManifestError(f"{MANIFEST_FILE} must name exactly one full size. Export the model again.")
+        for name in ("files", "prompts", "libraries"):
+            for value in _expect(entries[name], dict, name).values():
+                _expect(value, str, name)
+        _expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
+        _expect(entries["include_prompt"], bool, "include_prompt")
+        _expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
+        inputs = tuple(_expect(name, str, "inputs") for name in _expect(entries["inputs"], list, "inputs"))
+        probes = []
+        for entry in _expect(entries["probes"], list, "probes"):
+            _expect_keys(Probe, entry)
+            embedding = tuple(_expect(entry["embedding"], list, "embedding"))
+            probes.append(Probe(_expect(entry["text"], str, "text"), embedding))
+        return cls(**{**entries, "sizes": sizes, "inputs": inputs, "probes": tuple(probes)})
+
+
+def graph_file(layer: int, dim: int, *, is_full: bool) -> str:
+    """Where the graph of a size lies; servers look for the name of the full one."""
+    return "onnx/model.onnx" if is_full else f"onnx/model_L{layer}_D{dim}.onnx"
+
+
+def write_manifest(folder: Path, **entries: Any) -> Manifest:
+    """Hash every file of a finished folder and write the manifest beside them.
+
+    Args:
+        folder: Holds everything but the manifest.
+        **entries: What :class:`Manifest` holds, except ``files``.
+
+    Returns:
+        Manifest: What was written.
+    """
+    files = {name: _sha256((folder / name).read_bytes()) for name in file_names(folder)}
+    manifest = Manifest(files=files, **entries)
+    text = json.dumps({"format_version": FORMAT_VERSION, **asdict(manifest)}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a folder; no other file is opened.
+
+    Args:
+        folder: The export.
+
+    Returns:
+        Manifest: With sound types and names.
+
+    Raises:
+        ManifestError: If it is missing, damaged or of another format version.
+        UnsafeModelError: If it is a link, or names a file outside the folder.
+
+    Example:
+        >>> read_manifest(Path("minilm-onnx")).full.dim
+        384
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder} must be a folder that export_onnx wrote, and there is no such folder.")
+    content = _checked_path(folder, MANIFEST_FILE).read_bytes()
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{folder / MANIFEST_FILE} is not valid JSON ({error}). Export the model again.") from None
+    version = _expect(entries, dict, "manifest").pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise ManifestError(
+            f"{folder / MANIFEST_FILE} must have format version {FORMAT_VERSION}, got {version!r}. "
+            "Open it with the st-plugins that wrote it, or export the model again."
+        )
+    return Manifest.from_json(entries)
+
+
+def read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """The content of one file, after its SHA-256 was compared with the manifest.
+
+    Args:
+        folder: The export.
+        name: As in the manifest.
+        manifest: Read from the same folder.
+
+    Returns:
+        bytes: Use these; opening the file a second time could give other ones.
+
+    Raises:
+        ManifestError: If the file is not in the manifest, missing, or changed.
+        UnsafeModelError: If it is, or lies behind, a symbolic or hard link, or outside the folder.
+    """
+    if name not in manifest.files:
+        raise ManifestError(f"{MANIFEST_FILE} must list {name} under 'files', and does not. Export the model again.")
+    content = _checked_path(folder, name).read_bytes()
+    if _sha256(content) != manifest.files[name]:
+        raise ManifestError(
+            f"{folder / name} is not the file that was exported (its SHA-256 differs from {MANIFEST_FILE}). "
+            "Copy the folder again, or export the model again."
+        )
+    return content
+
+
+def _checked_path(folder: Path, name: str) -> Path:
+    """The path of a file inside the folder that no link leads to."""
+    parts = PurePosixPath(name).parts
+    is_windows_path = bool(PureWindowsPath(name).drive or "\\" in name)
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\0" in name or is_windows_path:
+        raise UnsafeModelError(f"Files of an export must lie inside its folder, got {name!r}. Export the model again.")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise UnsafeModelError(f"{path} is a symbolic link. Copy the export as plain files (cp -rL).")
+    if not path.is_file():
+        raise ManifestError(f"{path} is missing. Copy the folder again, or export the model again.")
+    if path.stat().st_nlink > 1:
+        raise UnsafeModelError(f"{path} is a hard link to another file. Copy the export as plain files (cp -r).")
+    return path
+
+
+def file_names(folder: Path) -> list[str]:
+    """Every file below a folder, as the manifest spells it."""
+    return sorted(
+        (Path(parent) / name).relative_to(folder).as_posix() for parent, _, names in os.walk(folder) for name in names
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _parse_size(entry: Any) -> ExportedSize:
+    _expect_keys(ExportedSize, entry)
+    for name, kind in (("layer", int), ("dim", int), ("is_full", bool), ("file", str), ("fingerprint", str)):
+        _expect(entry[name], kind, name)
+    dims = tuple(_expect(dim, int, "trained_dims") for dim in _expect(entry["trained_dims"], list, "trained_dims"))
+    return ExportedSize(**{**entry, "trained_dims": dims})
+
+
+def _expect_keys(kind: type, entries: Any) -> None:
+    expected = {field.name for field in fields(kind)}
+    found = set(_expect(entries, dict, kind.__name__))
+    if found != expected:
+        raise ManifestError(
+            f"{MANIFEST_FILE} must have exactly the entries {sorted(expected)} for {kind.__name__}, "
+            f"got {sorted(found)}. Export the model again."
+        )
+
+
+def _expect(value: Any, kind: Any, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ManifestError(f"{MANIFEST_FILE} has {value!r} for {name!r}, which is no {kind}. Export the model again.")
+    return value

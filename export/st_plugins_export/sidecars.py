@@ -1,0 +1,131 @@
+"""Writes the files beside the graphs, so that other readers of ONNX folders find what they look for.
+
+Old and new readers disagree about names, so what both need is written twice: pooling options in the old and the new
+spelling, module classes under the paths that every release of sentence-transformers knows.
+"""
+
+import copy
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sentence_transformers
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from st_plugins_export.layout import TOKENIZER_FILE
+
+_NO_LIMIT = 2**32
+_LEGACY_PACKAGE = "sentence_transformers.models"
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+# What a tokenizer remembers of the file it came from. ``max_length`` among it makes fastembed cut texts too early.
+_STALE_TOKENIZER_KEYS = frozenset(
+    {"is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy"}
+)
+
+
+def write_sidecars(model: SentenceTransformer, folder: Path) -> None:
+    """Write everything but graphs and manifest.
+
+    Args:
+        model: A plain model at full size; its tokenizer keeps the padding and truncation written here.
+        folder: Exists already.
+    """
+    transformer: Transformer = model[0]
+    _write_tokenizer(transformer.tokenizer, folder)
+    config = copy.deepcopy(transformer.auto_model.config)
+    config.architectures = [type(transformer.auto_model).__name__]
+    config.save_pretrained(folder)
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": token_limit(transformer.tokenizer), "do_lower_case": transformer.do_lower_case},
+    )
+    _write_modules(model, folder)
+    settings = {
+        "__version__": library_versions(),
+        "prompts": model.prompts,
+        "default_prompt_name": model.default_prompt_name,
+        "similarity_fn_name": model.similarity_fn_name,
+    }
+    if model.truncate_dim is not None:
+        settings["truncate_dim"] = model.truncate_dim
+    _write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what took part in the export, under the names sentence-transformers uses."""
+    return {
+        "sentence_transformers": sentence_transformers.__version__,
+        "transformers": transformers.__version__,
+        "pytorch": torch.__version__,
+    }
+
+
+def token_limit(tokenizer: Any) -> int | None:
+    """Tokens after which the tokenizer cuts, or None where it has no limit (transformers then says 10^30)."""
+    limit = tokenizer.model_max_length
+    return None if limit is None or limit > _NO_LIMIT else int(limit)
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    backend = tokenizer.backend_tokenizer
+    limit = token_limit(tokenizer)
+    if limit is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(limit, direction=tokenizer.truncation_side)
+    backend.enable_padding(
+        direction=tokenizer.padding_side,
+        pad_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_token=tokenizer.pad_token,
+    )
+    backend.save(str(folder / TOKENIZER_FILE), pretty=False)
+    with TemporaryDirectory() as scratch:  # it may write more than anybody needs, code among it
+        tokenizer.save_pretrained(scratch)
+        config = json.loads((Path(scratch) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    _write_json(
+        folder / "tokenizer_config.json", {key: config[key] for key in config if key not in _STALE_TOKENIZER_KEYS}
+    )
+    _write_json(folder / "special_tokens_map.json", tokenizer.special_tokens_map)
+
+
+def _write_modules(model: SentenceTransformer, folder: Path) -> None:
+    entries = []
+    for index, (name, module) in enumerate(model.named_children()):
+        kind = type(module).__name__
+        path = f"{index}_{kind}" if index else ""
+        entries.append({"idx": index, "name": name, "path": path, "type": f"{_LEGACY_PACKAGE}.{kind}"})
+        if index == 0:
+            continue  # its files are those in the root
+        (folder / path).mkdir()
+        if isinstance(module, Pooling):
+            _write_json(folder / path / "config.json", _pooling_config(module))
+        else:
+            module.save(str(folder / path))
+    _write_json(folder / "modules.json", entries)
+
+
+def _pooling_config(pooling: Pooling) -> dict[str, Any]:
+    modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
+    return {
+        "word_embedding_dimension": pooling.embedding_dimension,
+        **{flag: mode in modes for mode, flag in _POOLING_FLAGS.items()},
+        "include_prompt": pooling.include_prompt,
+        # The flags forget the order, in which several modes are concatenated.
+        "pooling_mode": pooling.pooling_mode,
+    }
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

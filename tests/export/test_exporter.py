@@ -1,0 +1,364 @@
+"""export_onnx: what it accepts gives torch's vectors, all else is refused by name, and failures leave no trace."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Router,
+    StaticEmbedding,
+)
+
+import st_plugins
+from st_plugins.errors import ExportError, ParityError, SizeError, UnsupportedModelError
+from st_plugins_export import OnnxEncoder, export_onnx
+
+WIDTH, DEPTH = 32, 3
+FILES = {
+    "1_Pooling/config.json",
+    "config.json",
+    "config_sentence_transformers.json",
+    "manifest.json",
+    "modules.json",
+    "onnx/model.onnx",
+    "onnx/model_L2_D16.onnx",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+class Branch(torch.nn.Module):
+    """Something a trace gets wrong: it does one thing for the batch of two that is traced, and another for the rest."""
+
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 2 else x
+
+
+class Bessel(torch.nn.Module):
+    """Something ONNX has no operator for."""
+
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def contents(folder):
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files.pop("2_Normalize/config.json", None)  # sentence-transformers 5.7 writes none
+    return files
+
+
+def assert_same_vectors(model, folder, texts, **options):
+    expected = model.encode(texts, **options)
+    np.testing.assert_allclose(OnnxEncoder(folder).encode(texts, **options), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "pooling", ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("mean", "cls")], ids=str
+)
+def test_every_pooling_gives_the_vectors_of_torch(build, texts, tmp_path, pooling):
+    model = build(pooling=pooling)
+    report = export_onnx(model, tmp_path / "out", show_progress=False)
+    assert report.max_difference <= 1e-5
+    assert_same_vectors(model, tmp_path / "out", texts)
+
+
+def test_dense_layers_and_normalization_are_in_the_graph(build, texts, tmp_path):
+    model = build(behind=[Dense(WIDTH, 12), Normalize()])
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)
+    assert (tmp_path / "out" / "2_Dense" / "model.safetensors").is_file()
+
+
+def test_truncation_is_in_the_graph(build, texts, tmp_path):
+    model = build(behind=[Normalize()])
+    model.truncate_dim = 8
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)
+    assert OnnxEncoder(tmp_path / "out").get_embedding_dimension() == 8
+    assert read_json(tmp_path / "out" / "config_sentence_transformers.json")["truncate_dim"] == 8
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "weightedmean", "cls"])
+def test_left_padding_is_respected(build, texts, tmp_path, pooling):
+    model = build(pooling=pooling, padding_side="left", truncation_side="left")
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)
+
+
+def test_a_model_without_token_types_gets_a_graph_without_them(build, texts, tmp_path):
+    model = build(family="distilbert")
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
+    assert [tensor.name for tensor in graph.input] == ["input_ids", "attention_mask"]
+    assert_same_vectors(model, tmp_path / "out", texts)
+
+
+def test_sizes_of_an_elastic_model_give_its_vectors(elastic, exported, texts):
+    assert_same_vectors(elastic, exported, texts)
+    assert_same_vectors(elastic, exported, texts, layer=2, truncate_dim=16)
+
+
+def test_the_graph_declares_names_types_and_widths(exported):
+    model = onnx.load(exported / "onnx" / "model_L2_D16.onnx")
+
+    def signature(tensors):
+        kinds = [(tensor.name, tensor.type.tensor_type) for tensor in tensors]
+        return [(name, t.elem_type, [d.dim_param or d.dim_value for d in t.shape.dim]) for name, t in kinds]
+
+    integer, real = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert signature(model.graph.input) == [(name, integer, ["batch", "sequence"]) for name in names]
+    assert signature(model.graph.output) == [
+        ("last_hidden_state", real, ["batch", "sequence", WIDTH]),
+        ("sentence_embedding", real, ["batch", 16]),
+    ]
+    assert [opset.version for opset in model.opset_import] == [17]
+
+
+def test_the_folder_holds_what_onnx_servers_read(elastic, exported):
+    assert set(contents(exported)) == FILES
+    assert read_json(exported / "config.json")["architectures"] == ["BertModel"]
+    assert read_json(exported / "sentence_bert_config.json") == {"max_seq_length": 24, "do_lower_case": False}
+    settings = read_json(exported / "config_sentence_transformers.json")
+    assert settings.pop("__version__").keys() == {"sentence_transformers", "transformers", "pytorch"}
+    assert settings == {"prompts": elastic.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    assert read_json(exported / "special_tokens_map.json")["pad_token"] == "[PAD]"
+    types = [entry["type"] for entry in read_json(exported / "modules.json")]
+    assert types == [f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")]
+
+
+def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
+    model = build()
+    model.max_seq_length = 9
+    model.tokenizer.init_kwargs["max_length"] = 5  # left by whoever made the tokenizer; fastembed would obey it
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    config = read_json(tmp_path / "out" / "tokenizer_config.json")
+    assert config["model_max_length"] == 9
+    assert "max_length" not in config
+    assert read_json(tmp_path / "out" / "tokenizer.json")["truncation"]["max_length"] == 9
+    assert OnnxEncoder(tmp_path / "out").max_seq_length == 9
+
+
+def test_a_model_without_a_limit_is_exported_without_one(build, tmp_path):
+    model = build(positions=2048)
+    model.max_seq_length = int(1e30)  # what transformers says for "none"
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert OnnxEncoder(tmp_path / "out").max_seq_length is None
+
+
+@pytest.mark.parametrize("pooling", ["mean", "lasttoken", ("cls", "max")], ids=str)
+def test_pooling_options_are_readable_by_old_and_new_releases(build, tmp_path, pooling):
+    export_onnx(build(pooling=pooling), tmp_path / "out", show_progress=False)
+    config = read_json(tmp_path / "out" / "1_Pooling" / "config.json")
+    flags = {name for name, is_on in config.items() if is_on is True} - {"include_prompt"}
+    expected = {"mean": {"pooling_mode_mean_tokens"}, "lasttoken": {"pooling_mode_lasttoken"}}
+    assert flags == expected.get(pooling, {"pooling_mode_cls_token", "pooling_mode_max_tokens"})
+    loaded = Pooling.load(str(tmp_path / "out" / "1_Pooling"))
+    assert (loaded.pooling_mode, loaded.embedding_dimension) == (pooling, WIDTH)
+
+
+def test_the_manifest_knows_sizes_prompts_and_expected_vectors(elastic, exported):
+    manifest = read_json(exported / "manifest.json")
+    facts = [(size["layer"], size["dim"], size["is_full"], size["trained_dims"]) for size in manifest["sizes"]]
+    assert facts == [(DEPTH, WIDTH, True, [16]), (2, 16, False, [8])]
+    assert manifest["sizes"][0]["fingerprint"] == st_plugins.fingerprint(elastic)
+    assert manifest["sizes"][1]["fingerprint"] == st_plugins.fingerprint(elastic, layer=2, dim=16)
+    assert manifest["prompts"] == elastic.prompts
+    texts = [probe["text"] for probe in manifest["probes"]]
+    expected = [probe["embedding"] for probe in manifest["probes"]]
+    np.testing.assert_allclose(OnnxEncoder(exported).encode(texts), expected, atol=1e-5, rtol=0)
+
+
+def test_the_model_is_left_as_it_is(build, texts, tmp_path):
+    model = st_plugins.elastic(build()).train()
+    vectors = model.eval().encode(texts)
+    model.train()
+    tokenizer, attention = model.tokenizer.backend_tokenizer.to_str(), model[0].auto_model.config._attn_implementation
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export_onnx(model, tmp_path / "out", sizes=[(1, 8)], show_progress=False)
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert model[0].auto_model.config._attn_implementation == attention
+    assert model.tokenizer.backend_tokenizer.to_str() == tokenizer
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    np.testing.assert_array_equal(model.encode(texts), vectors)
+
+
+def test_baked_and_plain_models_get_the_same_graph(plain, exported, tmp_path):
+    export_onnx(plain, tmp_path / "out", show_progress=False)
+    sizes = [OnnxEncoder(folder)._manifest.full.nodes for folder in (exported, tmp_path / "out")]
+    assert sizes[0] == sizes[1]  # a view keeps more than one configuration: each must say eager attention
+
+
+def test_an_earlier_export_is_replaced(elastic, damaged):
+    export_onnx(elastic, damaged, show_progress=False)
+    assert set(contents(damaged)) == FILES - {"onnx/model_L2_D16.onnx"}
+    assert list(damaged.parent.glob(".damaged*")) == []
+
+
+def test_an_empty_target_is_used(elastic, tmp_path):
+    target = tmp_path / "new" / "empty"
+    target.mkdir(parents=True)
+    export_onnx(elastic, target, show_progress=False)
+    assert "manifest.json" in contents(target)
+
+
+def test_a_target_with_other_things_is_refused(elastic, damaged, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    with pytest.raises(ExportError, match="must be missing, empty or an earlier export"):
+        export_onnx(elastic, tmp_path / "work", show_progress=False)
+    with pytest.raises(ExportError, match="must be missing, empty or an earlier export"):
+        export_onnx(elastic, tmp_path / "work" / "thesis.txt", show_progress=False)
+    (damaged / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"holds 'notes\.txt', which the export did not write"):
+        export_onnx(elastic, damaged, show_progress=False)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+    assert (damaged / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("activation", "error", "message"),
+    [
+        (Branch(), ParityError, r"model\.onnx must give the vectors of torch to within 1e-05, and is .* off"),
+        (Bessel(), ExportError, "BertModel could not be written as ONNX: .*bessel_j0"),
+    ],
+    ids=["wrong trace", "no operator"],
+)
+def test_a_failed_export_leaves_the_target_as_it_was(build, damaged, activation, error, message):
+    before = contents(damaged)
+    model = build(behind=[Dense(WIDTH, 8, activation_function=activation)])
+    with pytest.raises(error, match=message):
+        export_onnx(model, damaged, show_progress=False)
+    assert contents(damaged) == before
+    with pytest.raises(error, match=message):
+        export_onnx(model, damaged.parent / "new", show_progress=False)
+    assert sorted(path.name for path in damaged.parent.iterdir()) == ["damaged", "model"]
+
+
+def test_no_tolerance_is_never_reached(elastic, tmp_path):
+    with pytest.raises(ParityError, match="to within 0e"):
+        export_onnx(elastic, tmp_path / "out", tolerance=0.0, show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _static(build):
+    return SentenceTransformer(modules=[StaticEmbedding(build().tokenizer, embedding_dim=8)], device="cpu")
+
+
+def _router(build):
+    modules = list(build().children())
+    return SentenceTransformer(modules=[Router.for_query_document(modules, modules)], device="cpu")
+
+
+def _without_pooling(build):
+    return SentenceTransformer(modules=[build()[0]], device="cpu")
+
+
+def _elastic_without_pooling(build):
+    return SentenceTransformer(modules=[st_plugins.elastic(build())[0]], device="cpu")
+
+
+def _changed(change):
+    def make(build):
+        model = build()
+        change(model)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_static, "first module must be a Transformer, got StaticEmbedding"),
+        (_router, "first module must be a Transformer, got Router"),
+        (_without_pooling, "must have a Pooling, got none"),
+        (_elastic_without_pooling, "must have a Pooling, got none"),
+        (lambda build: build(behind=[LayerNorm(WIDTH)]), "must be Pooling, Dense, Normalize, got LayerNorm"),
+        (
+            lambda build: build(include_prompt=False, prompts={"query": "find: "}),
+            r"include_prompt=False\) cannot be exported together with prompts.* \['query'\]",
+        ),
+        (lambda build: build().to(torch.bfloat16), r"weights must be float32, got \{torch.bfloat16\}"),
+        (_changed(lambda model: setattr(model[0], "query_length", 8)), r"Transformer\(query_length=8\) cannot"),
+        (_changed(lambda model: setattr(model[0], "backend", "onnx")), "must run on torch, got backend='onnx'"),
+        (_changed(lambda model: setattr(model[0], "modality_config", {"message": {}})), "must read plain text"),
+        (_changed(lambda model: setattr(model.tokenizer, "pad_token", None)), "has no padding token"),
+        (_changed(lambda model: setattr(model[0], "processor", object())), "tokenizers library, got NoneType"),
+        (_changed(lambda model: setattr(model[0].auto_model, "config", None)), "must say num_hidden_layers"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_by_name(build, tmp_path, make, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        export_onnx(make(build), tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_two_gigabytes_are_refused(build, tmp_path):
+    with torch.device("meta"):  # no memory behind it
+        huge = Dense(WIDTH, 20_000_000)
+    model = build()
+    model.append(huge)
+    with pytest.raises(ExportError, match=r"less than 2 GiB of weights, the model has 2\.5 GiB"):
+        export_onnx(model, tmp_path / "out", show_progress=False)
+
+
+def test_sizes_that_do_not_exist_are_refused(plain, elastic, tmp_path):
+    with pytest.raises(ExportError, match=r"Only elastic models have sizes.* Wrap it first"):
+        export_onnx(plain, tmp_path / "out", sizes=[(1, 8)])
+    with pytest.raises(SizeError, match=f"layer must be an integer from 1 to {DEPTH}"):
+        export_onnx(elastic, tmp_path / "out", sizes=[(4, 8)])
+    with pytest.raises(SizeError, match=f"dim must be an integer from 1 to {WIDTH}.*got size \\(1, 33\\)"):
+        export_onnx(elastic, tmp_path / "out", sizes=[(1, 33)])
+    with pytest.raises(SizeError, match=r"sizes must be pairs \(layer, dim\), got 2"):
+        export_onnx(elastic, tmp_path / "out", sizes=[2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_full_size_and_repeated_sizes_are_written_once(elastic, tmp_path):
+    report = export_onnx(elastic, tmp_path / "out", sizes=[(1, 8), (DEPTH, WIDTH), (1, 8)], show_progress=False)
+    assert [(size.layer, size.dim) for size in report.sizes] == [(DEPTH, WIDTH), (1, 8)]
+
+
+def test_the_report_is_a_table(elastic, tmp_path):
+    report = export_onnx(elastic, tmp_path / "out", sizes=[(1, 8)], show_progress=False)
+    first, head, *rows = str(report).splitlines()
+    assert first.startswith(f"{tmp_path / 'out'}: 2 sizes, largest difference from torch ")
+    assert head.split()[:5] == ["layer", "dim", "file", "MB", "nodes"]
+    assert len({len(line) for line in (head, *rows)}) == 1
+    assert rows[1].split()[:3] == ["1", "8", "onnx/model_L1_D8.onnx"]
+    for size in report.sizes:
+        assert size.bytes == (tmp_path / "out" / size.file).stat().st_size
+        assert 0 < size.max_difference <= report.max_difference <= 1e-5
+        assert size.nodes > 50
+        assert size.seconds > 0
+
+
+def test_the_onnx_backend_of_sentence_transformers_opens_the_folder(elastic, exported, texts):
+    pytest.importorskip("optimum.onnxruntime", reason="only installable with sentence-transformers 5.7")
+    options = {"file_name": "onnx/model.onnx", "provider": "CPUExecutionProvider", "export": False}
+    opened = SentenceTransformer(str(exported), backend="onnx", model_kwargs=options, device="cpu")
+    np.testing.assert_allclose(opened.encode(texts), elastic.encode(texts), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_minilm_gives_the_vectors_of_torch(minilm, minilm_export, texts):
+    folder, report = minilm_export
+    assert [(size.layer, size.dim) for size in report.sizes] == [(6, 384), (3, 128)]
+    assert report.max_difference <= 1e-6
+    assert_same_vectors(minilm, folder, texts)
+    assert_same_vectors(minilm, folder, texts, layer=3, truncate_dim=128)
