@@ -1,6 +1,7 @@
 """export_onnx: what it accepts gives torch's vectors, all else is refused by name, and failures leave no trace."""
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 
 import st_plugins
-from st_plugins.errors import ExportError, ParityError, SizeError, UnsupportedModelError
+from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeError, UnsupportedModelError
 from st_plugins_export import OnnxEncoder, export_onnx
 
 WIDTH, DEPTH = 32, 3
@@ -306,6 +307,14 @@ def test_what_cannot_be_exported_is_refused_by_name(build, tmp_path, make, messa
     with pytest.raises(UnsupportedModelError, match=message):
         export_onnx(make(build), tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_before_any_work(elastic, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)  # as good as not installed
+    with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'st-plugins\[onnx\]'"):
+        export_onnx(elastic, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_than_two_gigabytes_are_refused(build, tmp_path):

@@ -37,6 +37,8 @@ def test_a_manifest_survives_writing_and_reading(exported):
     manifest = read_manifest(exported)
     assert manifest.full.file == "onnx/model.onnx"
     assert manifest.sizes[1].trained_dims == (8,)
+    assert manifest.probes[0].text == "a"
+    assert len(manifest.probes[0].embedding) == manifest.full.dim
     assert set(manifest.files) == {
         path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()
     } - {MANIFEST_FILE}
@@ -121,6 +123,10 @@ def test_a_damaged_manifest_is_refused(damaged, text):
         (lambda entries: entries["sizes"][0].update(is_full=False), "must name exactly one full size"),
         (lambda entries: entries.update(sizes=[]), "must name exactly one full size"),
         (lambda entries: entries["prompts"].update(query=3), "has 3 for 'prompts'"),
+        (lambda entries: entries.update(default_prompt_name=3), "has 3 for 'default_prompt_name'"),
+        (lambda entries: entries.update(include_prompt="no"), "has 'no' for 'include_prompt'"),
+        (lambda entries: entries.update(max_seq_length="9"), "has '9' for 'max_seq_length'"),
+        (lambda entries: entries["probes"][0].pop("text"), "must have exactly the entries .* for Probe"),
         (lambda entries: entries["sizes"][0].update(dim=10**12), "into 'sentence_embedding' of width 1000000000000"),
         (lambda entries: entries.update(inputs=["input_ids"]), r"must turn \('input_ids',\) into"),
     ],
@@ -175,6 +181,25 @@ def test_random_damage_to_the_manifest_raises_nothing_else(damaged):
             read_manifest(damaged)
         except StPluginsError:
             pass
+
+
+def test_a_target_is_refused_before_any_work(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    work = []
+
+    def fill(target):
+        with staged_folder(target) as staged:
+            work.append(staged)
+
+    with pytest.raises(ExportError, match="must be missing, empty or an earlier export"):
+        fill(tmp_path)
+    assert work == []
+
+
+def test_missing_parents_of_a_target_are_made(tmp_path):
+    with staged_folder(tmp_path / "a" / "b") as staged:
+        (staged / "file").write_text("done")
+    assert (tmp_path / "a" / "b" / "file").read_text() == "done"
 
 
 def test_a_target_that_fills_up_meanwhile_is_kept(tmp_path):

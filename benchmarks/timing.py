@@ -1,0 +1,34 @@
+"""How every benchmark here measures: sides interleaved in one process, medians, the machine named."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+
+def print_machine(*packages: str) -> None:
+    """Name the processor, its cores and the versions that the numbers below belong to."""
+    print(f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(", ".join(f"{package} {version(package)}" for package in packages))
+
+
+def median_seconds(runs: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Seconds of each run, all run once per round so that other programs slow all alike; one round more to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for counted in [False, *[True] * rounds]:
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if counted:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
