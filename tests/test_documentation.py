@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 import st_plugins
+from st_plugins_export import export_onnx
 
 ROOT = Path(__file__).parent.parent
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -42,11 +43,19 @@ def _elastic_folder(tmp_path_factory, _minilm):
     return folder
 
 
+@pytest.fixture(scope="session")
+def _onnx_folder(tmp_path_factory, _elastic_folder):
+    folder = tmp_path_factory.mktemp("docs-onnx") / "minilm-onnx"
+    export_onnx(st_plugins.load(_elastic_folder, device="cpu"), folder, sizes=[(3, 128)], show_progress=False)
+    return folder
+
+
 @pytest.fixture
-def reader(_elastic_folder, tmp_path, monkeypatch):
-    """Where a reader would be: an empty folder with a trained elastic model in it."""
+def reader(_elastic_folder, _onnx_folder, tmp_path, monkeypatch):
+    """Where a reader would be: an empty folder with a trained elastic model and an export of it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "minilm-elastic").symlink_to(_elastic_folder)
+    for folder in (_elastic_folder, _onnx_folder):
+        (tmp_path / folder.name).symlink_to(folder)
     return tmp_path
 
 

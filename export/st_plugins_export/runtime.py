@@ -126,8 +126,7 @@ class OnnxEncoder:
         prefix = self._resolve_prompt(prompt, prompt_name)
         is_single = isinstance(texts, str)
         complete = _with_prompt([texts] if isinstance(texts, str) else list(texts), prefix)
-        if complete:
-            self._opened.session(size)  # proves that the graph is this wide before memory is taken for it
+        self._opened.session(size)  # proves that the graph is this wide before memory is taken for it
         embeddings = np.empty((len(complete), dim), dtype=np.float32)
         truncated = 0
         with _progress(len(complete), show_progress_bar) as progress:

@@ -49,11 +49,12 @@ def test_any_sequence_of_strings_is_taken(encoder):
     assert_close(encoder.encode(np.array(["a", "cats"])), expected)
 
 
-def test_more_texts_than_are_tokenized_at_once(encoder, monkeypatch):
+def test_more_texts_than_are_tokenized_at_once(encoder, monkeypatch, capsys):
     texts = ["cats", "a", "the weather", "sleep", "b"]
     expected = encoder.encode(texts)
     monkeypatch.setattr("st_plugins_export.runtime._CHUNK", 2)
     assert_close(encoder.encode(texts, show_progress_bar=True), expected)
+    assert "5/5" in capsys.readouterr().err
     with pytest.raises(InputError, match="position 3 is not valid Unicode"):
         encoder.encode(["a", "b", "c", "\ud800"])
 
@@ -172,7 +173,8 @@ def test_numbers_must_be_positive(exported, encoder):
 def test_sessions_use_as_many_threads_as_told_and_do_not_spin(exported):
     encoder = OnnxEncoder(exported, threads=1)
     encoder.encode("a")
-    (session,) = encoder._opened._sessions.values()
+    session = encoder._opened.session(encoder._manifest.full)
+    assert session is encoder._opened.session(encoder._manifest.full)
     options = session.get_session_options()
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
