@@ -13,6 +13,7 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.modules import ElasticTransformer, Truncation
 from st_plugins.views import check_views, view
+from st_plugins.width import embedding_width
 
 
 def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()) -> SentenceTransformer:
@@ -49,7 +50,7 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
     check_views(first.model, torch.tensor([[1, 2, 3, 2]], device=first.model.device))
     transformer = ElasticTransformer.from_transformer(first, sizes)
     modules = dict(model.named_children())
-    width = _width(modules.values())
+    width = embedding_width(modules.values())
     for layer, dim in transformer.sizes:
         if dim > width:
             raise SizeError(f"dim must be at most {width}, the embedding dimension, got size ({layer}, {dim}).")
@@ -94,7 +95,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
     name, tail = modules.popitem()
     if not isinstance(tail, Truncation):
         modules[name] = tail
-    width = _width(modules.values())
+    width = embedding_width(modules.values())
     dim = _kept_dim(dim, width, model.truncate_dim, tail)
     modules = {name: copy.deepcopy(module) for name, module in modules.items() if module is not first}
     modules = {next(iter(model.named_children()))[0]: _plain_transformer(first, layer), **modules}
@@ -104,12 +105,6 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
     baked = _like(model, modules)
     baked.truncate_dim = None
     return baked
-
-
-def _width(modules: Iterable[nn.Module]) -> int:
-    """Width of the sentence embedding these modules give, before any call cuts it."""
-    dims = [module.get_embedding_dimension() for module in modules if hasattr(module, "get_embedding_dimension")]
-    return [dim for dim in dims if dim is not None][-1]
 
 
 def _kept_dim(dim: int | None, width: int, truncate_dim: int | None, tail: nn.Module) -> int:

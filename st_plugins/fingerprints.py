@@ -9,6 +9,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from st_plugins.blocks import check_layer
+from st_plugins.errors import SizeError
 from st_plugins.modules import ElasticTransformer
 
 # What a configuration says about itself or about the last run, not about the vectors.
@@ -44,6 +46,9 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
     Returns:
         str: 64 hexadecimal digits, the same after saving and loading, on every machine.
 
+    Raises:
+        SizeError: If the layer does not exist.
+
     Example:
         >>> model = st_plugins.load("minilm-elastic")
         >>> fingerprint(model) == fingerprint(st_plugins.load("minilm-elastic"))
@@ -53,6 +58,10 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
     """
     first = model[0]
     depth = first.depth if isinstance(first, ElasticTransformer) else None
+    if layer is not None:
+        if depth is None:
+            raise SizeError(f"Only an elastic model has layers to choose from, got layer={layer!r} for a plain one.")
+        check_layer(layer, depth)
     digest = hashlib.sha256()
     settings = {
         "prompts": model.prompts,

@@ -56,31 +56,20 @@ def load(
     Raises:
         UnsafeModelError: If the folder names a foreign class, leads out of itself, or holds weights that are missing,
             damaged or pickled. Nothing has been imported or loaded then.
-        FileNotFoundError: If the folder has no ``modules.json``.
+        FileNotFoundError: If there is no such folder, or no ``modules.json`` in it.
 
     Example:
         >>> model = st_plugins.load("minilm-elastic")
         >>> model.encode("A text", layer=3, truncate_dim=128).shape
         (128,)
     """
-    path = Path(model_name_or_path)
-    is_local = path.is_dir()
-    if is_local:
-        folder = path
-    else:
-        folder = Path(
-            snapshot_download(
-                str(model_name_or_path),
-                revision=revision,
-                token=token,
-                cache_dir=cache_folder,
-                local_files_only=local_files_only,
-                allow_patterns=list(_FETCHED),
-            )
-        )
-    entries = _read_modules(folder)
+    folder = Path(model_name_or_path)
     # A hub snapshot consists of links into its own cache folder; a plain folder needs none.
-    boundary = folder if is_local else folder.parent.parent
+    boundary = folder
+    if not folder.is_dir():
+        folder = _download(model_name_or_path, revision, token, cache_folder, local_files_only)
+        boundary = folder.parent.parent
+    entries = _read_modules(folder)
     classes = [_check_entry(folder, boundary, entry) for entry in entries]
     modules: OrderedDict[str, Any] = OrderedDict()
     for entry, module_class in zip(entries, classes, strict=True):
@@ -105,6 +94,21 @@ def load(
     )
     model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
     return model.eval()
+
+
+def _download(name: str | Path, revision: Any, token: Any, cache_folder: Any, local_files_only: bool) -> Path:
+    if isinstance(name, Path) or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"There is no folder {name}. Name a folder, or a model of the hub as 'owner/name'.")
+    return Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_folder,
+            local_files_only=local_files_only,
+            allow_patterns=list(_FETCHED),
+        )
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

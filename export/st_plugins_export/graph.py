@@ -147,7 +147,7 @@ def _set_attention(network: Any, implementation: str) -> None:
 def _trace(pipeline: PipelineGraph, features: dict[str, Tensor], file: Path) -> None:
     axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
     with warnings.catch_warnings(), torch.no_grad():
-        # Tracing exports 6-10 times faster than torch.export and its graphs run faster on CPUs. What a trace may get
+        # Tracing exports several times faster than torch.export and its graphs run faster on CPUs. What a trace may get
         # wrong is caught by the parity check over other batches and lengths.
         for message in ("You are using the legacy TorchScript", "The feature will be removed"):
             warnings.filterwarnings("ignore", message, DeprecationWarning)

@@ -12,6 +12,7 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import LossError, SizeError
 from st_plugins.functional import score_distribution_loss, truncate
 from st_plugins.losses.layers import by_layer, elastic_transformer, unwrapped
+from st_plugins.width import embedding_width
 
 _NARROWEST_DEFAULT_DIM = 32
 
@@ -99,7 +100,7 @@ class ElasticLoss(CachedLossMixin, nn.Module):
             raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
         self.model = model
         self.loss = loss
-        self.full_size = (transformer.depth, unwrapped(model).get_embedding_dimension())
+        self.full_size = (transformer.depth, embedding_width(unwrapped(model).children()))
         self.sizes = _smaller_sizes(sizes, *self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {transformer.depth}))
         self.distillation_weight = distillation_weight

@@ -9,8 +9,8 @@ from st_plugins.modules import ElasticTransformer
 
 def unwrapped(model: nn.Module) -> SentenceTransformer:
     """The model inside the wrappers of ``torch.compile`` and distributed training."""
-    for wrapper in ("_orig_mod", "module"):
-        model = getattr(model, wrapper, model)
+    while not isinstance(model, SentenceTransformer):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
 
 

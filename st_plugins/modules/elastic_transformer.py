@@ -170,7 +170,8 @@ class ElasticTransformer(Transformer):
         if not allow_untrained and layer not in self.trained_layers():
             raise UntrainedSizeError(
                 f"layer must be one the model was trained for, {self.trained_layers()}, got {layer}. Train it with "
-                "st_plugins.losses.ElasticLoss, or pass allow_untrained=True to run it all the same."
+                "st_plugins.losses.ElasticLoss; if it was trained elsewhere, say so: st_plugins.elastic(model, "
+                "sizes=[(layer, dim), ...]); or pass allow_untrained=True to run it all the same."
             )
         return layer
 

@@ -93,5 +93,6 @@ class _UnitFeatures(dict[str, Any]):
             allowed = sorted({*trained, full_dim})
             raise UntrainedSizeError(
                 f"truncate_dim must be a dim the model was trained for at this layer, {allowed}, got {dim}. Train it "
-                "with st_plugins.losses.ElasticLoss, or pass allow_untrained=True to cut all the same."
+                "with st_plugins.losses.ElasticLoss; if it was trained elsewhere, say so: st_plugins.elastic(model, "
+                "sizes=[(layer, dim), ...]); or pass allow_untrained=True to cut all the same."
             )

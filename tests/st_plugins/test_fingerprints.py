@@ -5,6 +5,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 import st_plugins
 from st_plugins import fingerprint
+from st_plugins.errors import SizeError
 
 
 def test_it_is_the_same_after_saving_and_loading(model, tmp_path, texts):
@@ -20,6 +21,13 @@ def test_the_full_size_is_the_model_itself(model):
     assert fingerprint(model) == fingerprint(model, layer=4) == fingerprint(model, dim=16)
     sizes = {fingerprint(model, layer=layer, dim=dim) for layer in (1, 2, 3, 4) for dim in (4, 8, 16)}
     assert len(sizes) == 12
+
+
+def test_a_layer_that_does_not_exist_has_none(model, plain):
+    with pytest.raises(SizeError, match="layer must be an integer from 1 to 4"):
+        fingerprint(model, layer=9)
+    with pytest.raises(SizeError, match="Only an elastic model has layers to choose from, got layer=2"):
+        fingerprint(plain, layer=2)
 
 
 def test_sizes_it_was_trained_for_do_not_change_it(model):
@@ -67,4 +75,3 @@ def test_weights_no_vector_depends_on_do_not_count(tiny_folder):
 
 def test_a_plain_model_has_one_too(plain):
     assert fingerprint(plain) == fingerprint(plain)
-    assert fingerprint(plain) != fingerprint(st_plugins.elastic(plain), layer=2)

@@ -185,6 +185,46 @@ def test_damaged_json_is_refused(saved, name):
         st_plugins.load(saved)
 
 
+@pytest.fixture
+def cached_hub(saved, tmp_path):
+    """The saved model as the hub's cache keeps it: links into a folder of blobs."""
+    repository = tmp_path / "cache" / "models--me--tiny"
+    snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
+    blobs.mkdir(parents=True)
+    for file in (file for file in saved.rglob("*") if file.is_file()):
+        target = snapshot / file.relative_to(saved)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        blob = blobs / file.relative_to(saved).as_posix().replace("/", "-")
+        shutil.move(file, blob)
+        target.symlink_to(os.path.relpath(blob, target.parent))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    return tmp_path / "cache", snapshot
+
+
+def test_a_model_in_the_cache_of_the_hub_loads(cached_hub, texts):
+    cache, _ = cached_hub
+    model = st_plugins.load("me/tiny", cache_folder=str(cache), local_files_only=True)
+    assert model.encode(texts, layer=2, truncate_dim=8).shape == (5, 8)
+
+
+def test_links_out_of_the_cache_of_the_hub_are_refused(cached_hub, tmp_path):
+    cache, snapshot = cached_hub
+    (tmp_path / "outside.json").write_text("{}")
+    (snapshot / "1_Pooling" / "config.json").unlink()
+    (snapshot / "1_Pooling" / "config.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(UnsafeModelError, match="1_Pooling/config.json is a link to .*outside.json"):
+        st_plugins.load("me/tiny", cache_folder=str(cache), local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "~/missing"])
+def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"There is no folder {name}. Name a folder, or a model of the hub"):
+        st_plugins.load(name)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        st_plugins.load(tmp_path / "missing")
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="must hold modules.json, and .* does not"):
         st_plugins.load(tmp_path)

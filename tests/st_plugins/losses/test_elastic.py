@@ -223,6 +223,11 @@ def test_a_narrow_model_without_sizes_keeps_its_width(model):
     assert loss.sizes == ((1, 16), (2, 16), (3, 16))
 
 
+def test_a_default_truncate_dim_does_not_narrow_the_training(model):
+    model.truncate_dim = 8
+    assert build(model).full_size == (4, 16)
+
+
 def test_what_the_card_says(model):
     loss = build(model, mini_batch_size=2)
     assert loss.get_config_dict()["sizes"] == [[1, 4], [2, 8], [3, 16], [4, 8], [4, 16]]

@@ -16,6 +16,8 @@ def test_wrappers_are_looked_through(model):
     parallel = torch.nn.DataParallel(model)
     assert unwrapped(parallel) is model
     assert unwrapped(torch.compile(model, backend="eager")) is model
+    assert unwrapped(torch.compile(parallel, backend="eager")) is model
+    assert unwrapped(torch.nn.DataParallel(torch.compile(model, backend="eager"))) is model
     assert elastic_transformer(parallel) is model[0]
 
 

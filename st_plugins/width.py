@@ -1,0 +1,25 @@
+"""The width of a pipeline's sentence embedding, before any call cuts it."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+
+def embedding_width(modules: Iterable[nn.Module]) -> int:
+    """Coordinates of the sentence embedding that these modules give.
+
+    Unlike ``SentenceTransformer.get_embedding_dimension`` it does not count the model's default ``truncate_dim``, which
+    is cut off behind the last module.
+
+    Args:
+        modules: The modules of a model, in order.
+
+    Returns:
+        int: What the last module that says so says.
+
+    Example:
+        >>> embedding_width(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2").children())
+        384
+    """
+    dims = [module.get_embedding_dimension() for module in modules if hasattr(module, "get_embedding_dimension")]
+    return [dim for dim in dims if dim is not None][-1]
