@@ -16,6 +16,7 @@ from st_plugins.errors import UnsafeModelError
 
 _SUFFIXES_OF_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
+_SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 # All that is fetched from a hub: no pickles, no Python.
 _FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 
@@ -84,14 +85,8 @@ def load(
             backend="torch",
         )
     settings = _read_json(folder / "config_sentence_transformers.json")
-    model = SentenceTransformer(
-        modules=modules,
-        device=device,
-        prompts=settings.get("prompts"),
-        default_prompt_name=settings.get("default_prompt_name"),
-        similarity_fn_name=settings.get("similarity_fn_name"),
-        truncate_dim=settings.get("truncate_dim"),
-    )
+    kept = {name: settings.get(name) for name in _SETTINGS}
+    model = SentenceTransformer(modules=modules, device=device, **kept)
     model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
     return model.eval()
 

@@ -112,15 +112,20 @@ def run(folder: Path) -> None:
     answer_questions(model, held_out, SIZES)
 
     heading("7. Summary")
-    ratios = speed_ratios(load_base(where), model, encoder, questions[:96] + documents[:96], SIZES)
+    ratios = speed_ratios(load_base(where), model, encoder, questions[:64] + documents[:64], SIZES)
+    summarize(before, after, ratios)
+    print(f"\nThe run took {time.perf_counter() - started:.0f} s.")
+
+
+def summarize(before: grid.Grid, after: grid.Grid, ratios: dict) -> None:
+    """Quality and speed of the three sizes, as a table."""
     print(f"\n{'size':<22}{'nDCG@10':>9}{'base, cut':>11}{'speed, torch':>14}{'speed, ONNX':>13}")
     for layer, dim in SIZES:
         torch_ratio, onnx_ratio = ratios[layer, dim]
         onnx_cell = f"{onnx_ratio:.1f}x" if onnx_ratio else "-"
         name = f"layer {layer}, dim {dim}"
         print(f"{name:<22}{after[layer, dim]:>9.1f}{before[layer, dim]:>11.1f}{torch_ratio:>13.1f}x{onnx_cell:>13}")
-    print("Speed is against the base model at full size, same texts, interleaved, median of 3.")
-    print(f"\nThe run took {time.perf_counter() - started:.0f} s.")
+    print("Speed is against the base model at full size, same texts, interleaved, median of 5 rounds.")
 
 
 def what_next() -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from st_plugins_export import OnnxEncoder
 
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def speed_ratios(
@@ -35,12 +35,9 @@ def speed_ratios(
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    whole = median["base", (0, 0)]
-    return {
-        size: (
-            whole / median["torch", size],
-            whole / median["onnx", size] if ("onnx", size) in median else None,
-        )
-        for size in sizes
+    # Round by round, so that another program slowing one round down slows both sides of its ratio.
+    ratio = {
+        name: statistics.median(base / own for base, own in zip(seconds["base", (0, 0)], values, strict=True))
+        for name, values in seconds.items()
     }
+    return {size: (ratio["torch", size], ratio.get(("onnx", size))) for size in sizes}
