@@ -26,21 +26,22 @@ def truncate(embeddings: Tensor, dim: int) -> Tensor:
     return F.normalize(embeddings[..., :dim], p=2, dim=-1)
 
 
-def score_distribution_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """How far a student's ranking of the candidates is from a teacher's, as a mean KL divergence.
+def distribution_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How far the distributions of a student are from those of a teacher, as a mean KL divergence.
 
-    With scores s (student) and t (teacher), each row one query and each column one candidate::
+    With rows s of the student and t of the teacher, usually the scores of one query for N candidates::
 
         P = softmax(t / temperature)          (B, N), no gradient
         Q = softmax(s / temperature)          (B, N)
         loss = mean_b sum_n P_bn (log P_bn - log Q_bn)          >= 0; 0 when the rows differ by a constant
 
-    It compares rankings, not coordinates: rotating all embeddings of one side together changes nothing.
+    On scores it compares rankings and not coordinates: rotating all embeddings of one side together changes nothing.
+    2DMSE and ESE use it on the coordinates themselves.
 
     Args:
-        student: Scores (B, N), usually cosines.
-        teacher: Scores (B, N); detached here.
-        temperature: Divides the scores; > 0.
+        student: (B, N), any numbers.
+        teacher: (B, N); detached here.
+        temperature: Divides both; > 0.
 
     Returns:
         Tensor: Scalar >= 0.
@@ -50,7 +51,7 @@ def score_distribution_loss(student: Tensor, teacher: Tensor, temperature: float
         over passage scores as in Starbucks, https://arxiv.org/abs/2410.13230, section 3.1.
 
     Example:
-        >>> score_distribution_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 2.0]]), 1.0)
+        >>> distribution_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 2.0]]), 1.0)
         tensor(0.)
     """
     target = F.log_softmax(teacher.detach() / temperature, dim=-1)  # (B, N)

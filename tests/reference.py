@@ -24,7 +24,7 @@ def kl(p, q):
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-def score_distribution_loss(student, teacher, temperature):
+def distribution_loss(student, teacher, temperature):
     rows = [
         kl(softmax([x / temperature for x in t]), softmax([x / temperature for x in s]))
         for s, t in zip(student, teacher, strict=True)
@@ -59,8 +59,8 @@ def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_
     for layer, dim in sizes:
         a, c = cut(anchors[layer], dim), cut(candidates[layer], dim)
         smaller += info_nce(a, c)
-        smaller += distillation_weight * score_distribution_loss(scores(a, c), full, temperature)
+        smaller += distillation_weight * distribution_loss(scores(a, c), full, temperature)
         if layer != deepest:
             deep = cut(candidates[deepest], dim)
-            smaller += cross_size_weight * score_distribution_loss(scores(a, deep), full, temperature)
+            smaller += cross_size_weight * distribution_loss(scores(a, deep), full, temperature)
     return total + smaller / len(sizes)

@@ -5,19 +5,24 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses import CachedLossMixin, uses_gradient_cache
 from torch import Tensor, nn
 
-from st_plugins.blocks import check_layer
-from st_plugins.errors import LossError, SizeError
-from st_plugins.functional import score_distribution_loss, truncate
-from st_plugins.losses.layers import by_layer, elastic_transformer, unwrapped
-from st_plugins.width import embedding_width
+from st_plugins.functional import distribution_loss, truncate
+from st_plugins.losses.layers import (
+    Size,
+    check_base_loss,
+    check_options,
+    check_sizes,
+    elastic_transformer,
+    full_size,
+    layer_loss,
+    task_loss,
+)
 
 _NARROWEST_DEFAULT_DIM = 32
 
 
-class ElasticLoss(CachedLossMixin, nn.Module):
+class ElasticLoss(nn.Module):
     """A base loss at every size of a model, with the full size as teacher of the others.
 
     It trains sizes (layer, dim) in one run of the encoder per column. It is no decorator around ``forward``: the base
@@ -79,45 +84,42 @@ class ElasticLoss(CachedLossMixin, nn.Module):
         model: SentenceTransformer,
         loss: nn.Module,
         *,
-        sizes: Sequence[tuple[int, int]] | None = None,
+        sizes: Sequence[Size] | None = None,
         distillation_weight: float = 1.0,
         cross_size_weight: float = 1.0,
         temperature: float = 0.05,
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        transformer = elastic_transformer(model)
-        _check_base_loss(loss)
-        for name, weight in (
-            ("distillation_weight", distillation_weight),
-            ("cross_size_weight", cross_size_weight),
-        ):
-            if not 0 <= weight < float("inf"):
-                raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
-        if not temperature > 0:
-            raise LossError(f"temperature must be > 0, got {temperature!r}.")
-        if mini_batch_size is not None and mini_batch_size < 1:
-            raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
+        self.full_size = full_size(model)
+        check_base_loss(loss)
+        check_options(
+            mini_batch_size=mini_batch_size,
+            temperature=temperature,
+            distillation_weight=distillation_weight,
+            cross_size_weight=cross_size_weight,
+        )
         self.model = model
         self.loss = loss
-        self.full_size = (transformer.depth, embedding_width(unwrapped(model).children()))
-        self.sizes = _smaller_sizes(sizes, *self.full_size)
-        self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {transformer.depth}))
+        self.sizes = check_sizes(_default_sizes(*self.full_size) if sizes is None else sizes, self.full_size)
+        self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.distillation_weight = distillation_weight
         self.cross_size_weight = cross_size_weight
         self.temperature = temperature
         self.mini_batch_size = mini_batch_size
         self.uses_gradient_cache = mini_batch_size is not None
-        self._sizes_recorded = False
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar."""
-        self._record_sizes()
-        requests = [{**features, "layers": self.layers} for features in sentence_features]
-        if self.uses_gradient_cache:
-            return self.forward_cached(requests, labels)
-        columns = [by_layer(self.model(request)["sentence_embedding"], self.layers) for request in requests]
-        return self.compute_loss(columns, labels)
+        if self.training and torch.is_grad_enabled():
+            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
+        return layer_loss(
+            self.model,
+            sentence_features,
+            self.layers,
+            lambda columns: self.compute_loss(columns, labels),
+            self.mini_batch_size,
+        )
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         """The loss of embeddings that were computed before.
@@ -130,7 +132,7 @@ class ElasticLoss(CachedLossMixin, nn.Module):
             Tensor: A scalar.
         """
         full = [column[:, -1] for column in columns]
-        total = self._task(full, labels)
+        total = task_loss(self.loss, full, labels)
         if not self.sizes:
             return total
         teacher = self._scores([truncate(column, column.shape[-1]) for column in full]).detach()  # (B, N)
@@ -138,7 +140,7 @@ class ElasticLoss(CachedLossMixin, nn.Module):
         for layer, dim in self.sizes:
             index = self.layers.index(layer)
             cut = [truncate(column[:, index], dim) for column in columns]
-            smaller = smaller + self._task(cut, labels)
+            smaller = smaller + task_loss(self.loss, cut, labels)
             smaller = smaller + self.distillation_weight * self._kl(self._scores(cut), teacher)
             if layer < self.full_size[0]:
                 deep = [truncate(column.detach(), dim) for column in full]
@@ -146,32 +148,12 @@ class ElasticLoss(CachedLossMixin, nn.Module):
                 smaller = smaller + self.cross_size_weight * self._kl(crossed, teacher)
         return total + smaller / len(self.sizes)
 
-    def _task(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
-        loss = self.loss.compute_loss_from_embeddings(embeddings, labels)
-        return sum(loss.values()) if isinstance(loss, dict) else loss
-
     def _scores(self, embeddings: list[Tensor]) -> Tensor:
         """Cosines of unit vectors: anchors against every candidate, or against themselves in a one-column batch."""
         return embeddings[0] @ torch.cat(embeddings[1:] or embeddings).T  # (B, N)
 
     def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return score_distribution_loss(student, teacher, self.temperature)
-
-    def _record_sizes(self) -> None:
-        if self.training and torch.is_grad_enabled() and not self._sizes_recorded:
-            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
-            self._sizes_recorded = True
-
-    def calculate_loss(
-        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
-    ) -> Tensor:
-        """The loss of all mini-batches together. Called by the host's gradient cache."""
-        columns = [torch.cat([by_layer(rep, self.layers) for rep in column]) for column in reps]
-        loss = self.compute_loss(columns, labels)
-        if with_backward:
-            loss.backward()
-            loss = loss.detach()
-        return loss
+        return distribution_loss(student, teacher, self.temperature)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the training."""
@@ -198,34 +180,6 @@ class ElasticLoss(CachedLossMixin, nn.Module):
 """
 
 
-def _check_base_loss(loss: nn.Module) -> None:
-    if uses_gradient_cache(loss):
-        raise LossError(
-            f"The base loss must not cache gradients itself, got {type(loss).__name__}. "
-            "Pass its plain form, and give ElasticLoss a mini_batch_size."
-        )
-    if not callable(getattr(loss, "compute_loss_from_embeddings", None)):
-        raise LossError(
-            f"The base loss must have compute_loss_from_embeddings, {type(loss).__name__} has not. "
-            "MultipleNegativesRankingLoss, CoSENTLoss and most other losses of sentence-transformers do."
-        )
-
-
-def _smaller_sizes(sizes: Sequence[tuple[int, int]] | None, depth: int, width: int) -> tuple[tuple[int, int], ...]:
-    """The sizes to train besides the full one, sorted."""
-    if sizes is None:
-        dims = [width // fraction for fraction in (8, 4, 2, 1) if width // fraction >= _NARROWEST_DEFAULT_DIM]
-        sizes = [(layer, dim) for layer in range(1, depth + 1) for dim in dims or [width]]
-    pairs: list[Any] = [tuple(size) for size in sizes]
-    if not pairs:
-        raise LossError("sizes must name at least one (layer, dim), got none. Leave it out for a default grid.")
-    for pair in pairs:
-        if len(pair) != 2:
-            raise SizeError(f"sizes must be pairs (layer, dim), got {pair!r}.")
-        layer, dim = pair
-        check_layer(layer, depth)
-        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
-            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
-    if len(set(pairs)) != len(pairs):
-        raise LossError(f"sizes must not repeat, got {pairs}.")
-    return tuple(sorted(set(pairs) - {(depth, width)}))
+def _default_sizes(depth: int, width: int) -> list[Size]:
+    dims = [width // fraction for fraction in (8, 4, 2, 1) if width // fraction >= _NARROWEST_DEFAULT_DIM]
+    return [(layer, dim) for layer in range(1, depth + 1) for dim in dims or [width]]

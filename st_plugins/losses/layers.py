@@ -1,10 +1,19 @@
-"""What every loss over several layers stands on: the elastic model behind its wrappers, and its embeddings."""
+"""What every loss over several layers stands on: one run of the encoder per column, gradients cached or not."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses import CachedLossMixin, uses_gradient_cache
 from torch import Tensor, nn
 
-from st_plugins.errors import LossError
+from st_plugins.blocks import check_layer
+from st_plugins.errors import LossError, SizeError
 from st_plugins.modules import ElasticTransformer
+from st_plugins.width import embedding_width
+
+Size = tuple[int, int]
 
 
 def unwrapped(model: nn.Module) -> SentenceTransformer:
@@ -29,13 +38,79 @@ def elastic_transformer(model: nn.Module) -> ElasticTransformer:
     return first
 
 
+def full_size(model: nn.Module) -> Size:
+    """Depth and width (L, D) of an elastic model."""
+    return elastic_transformer(model).depth, embedding_width(unwrapped(model).children())
+
+
+def layer_loss(
+    model: nn.Module,
+    sentence_features: Iterable[dict[str, Any]],
+    layers: tuple[int, ...],
+    compute: Callable[[list[Tensor]], Tensor],
+    mini_batch_size: int | None,
+) -> Tensor:
+    """Embed a batch at several layers and hand the embeddings to a formula.
+
+    The encoder runs once per column. Its layers then go through the model's own later modules as one larger batch,
+    inside the model's own ``forward``: wrappers for distributed training and compilation see an ordinary call.
+
+    Args:
+        model: An elastic model, wrapped or not.
+        sentence_features: One dict per column, as the trainer's collator makes them; left as they are.
+        layers: S layers to read, counted from 1.
+        compute: Takes one tensor (B, S, D) per column and returns a scalar.
+        mini_batch_size: Texts per mini-batch of gradient caching, or None to keep the whole graph.
+
+    Returns:
+        Tensor: The scalar, ready for ``backward``. With a mini-batch size the gradient is the same, the memory that of
+        one mini-batch.
+
+    References:
+        GradCache, https://arxiv.org/abs/2101.06983; sentence-transformers' ``CachedLossMixin``.
+
+    Example:
+        >>> model = st_plugins.load("minilm-elastic")
+        >>> columns = [model.preprocess(["a question"]), model.preprocess(["an answer"])]
+        >>> layer_loss(model, columns, (3, 6), lambda c: (c[0] * c[1]).sum(), mini_batch_size=None).shape
+        torch.Size([])
+    """
+    requests = [{**features, "layers": layers} for features in sentence_features]
+    if mini_batch_size is not None:
+        return _CachedStep(model, mini_batch_size, layers, compute).forward_cached(requests)
+    return compute([by_layer(model(request)["sentence_embedding"], layers) for request in requests])
+
+
+class _CachedStep(CachedLossMixin):
+    """One step of gradient caching: what the host's machinery asks of a loss, with this step's layers and formula."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mini_batch_size: int,
+        layers: tuple[int, ...],
+        compute: Callable[[list[Tensor]], Tensor],
+    ) -> None:
+        self.model = model
+        self.mini_batch_size = mini_batch_size
+        self.layers = layers
+        self.compute = compute
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        loss = self.compute([torch.cat([by_layer(rep, self.layers) for rep in column]) for column in reps])
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+
 def by_layer(embeddings: Tensor, layers: tuple[int, ...]) -> Tensor:
     """Undo the stacking of an elastic model that was asked for several layers.
 
     Args:
         embeddings: (S * B, D), layer by layer, the ``sentence_embedding`` of ``model({**features, "layers": layers})``.
-            The encoder ran once for it, and its layers went through the model's own later modules as one batch, inside
-            the model's own ``forward``: wrappers for distributed training and compilation see an ordinary call.
         layers: The S layers.
 
     Returns:
@@ -48,3 +123,64 @@ def by_layer(embeddings: Tensor, layers: tuple[int, ...]) -> Tensor:
         torch.Size([2, 2, 384])
     """
     return embeddings.unflatten(0, (len(layers), -1)).transpose(0, 1)
+
+
+def task_loss(loss: nn.Module, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+    """The base loss of embeddings, one tensor (B, D) per column; the parts of a loss that returns a dict are added."""
+    value: Any = loss.compute_loss_from_embeddings(embeddings, labels)
+    return sum(value.values()) if isinstance(value, dict) else value
+
+
+def check_base_loss(loss: nn.Module) -> None:
+    """Raise :class:`~st_plugins.errors.LossError` unless the loss can be given embeddings."""
+    if uses_gradient_cache(loss):
+        raise LossError(
+            f"The base loss must not cache gradients itself, got {type(loss).__name__}. "
+            "Pass its plain form, and give this loss a mini_batch_size."
+        )
+    if not callable(getattr(loss, "compute_loss_from_embeddings", None)):
+        raise LossError(
+            f"The base loss must have compute_loss_from_embeddings, {type(loss).__name__} has not. "
+            "MultipleNegativesRankingLoss, CoSENTLoss and most other losses of sentence-transformers do."
+        )
+
+
+def check_options(*, mini_batch_size: int | None, temperature: float, **weights: float) -> None:
+    """Raise :class:`~st_plugins.errors.LossError` naming the first option that is out of range."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
+    if not temperature > 0:
+        raise LossError(f"temperature must be > 0, got {temperature!r}.")
+    if mini_batch_size is not None and mini_batch_size < 1:
+        raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
+
+
+def check_sizes(sizes: Iterable[Size], full: Size) -> tuple[Size, ...]:
+    """The sizes smaller than the full one, sorted.
+
+    Args:
+        sizes: Pairs (layer, dim); the full one may be among them.
+        full: Depth and width of the model.
+
+    Returns:
+        tuple: Without the full size.
+
+    Raises:
+        SizeError: If one is no pair, or does not exist.
+        LossError: If there is none, or one comes twice.
+    """
+    depth, width = full
+    pairs: list[Any] = [tuple(size) for size in sizes]
+    if not pairs:
+        raise LossError("sizes must name at least one (layer, dim), got none. Leave it out for the default.")
+    for pair in pairs:
+        if len(pair) != 2:
+            raise SizeError(f"sizes must be pairs (layer, dim), got {pair!r}.")
+        layer, dim = pair
+        check_layer(layer, depth)
+        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
+            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
+    if len(set(pairs)) != len(pairs):
+        raise LossError(f"sizes must not repeat, got {pairs}.")
+    return tuple(sorted(set(pairs) - {full}))

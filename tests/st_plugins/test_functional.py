@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from st_plugins.functional import score_distribution_loss, truncate
+from st_plugins.functional import distribution_loss, truncate
 
 
 def test_truncate_by_hand():
@@ -29,46 +29,46 @@ def test_a_zero_vector_stays_zero():
 
 def test_distribution_loss_by_hand():
     # Teacher (ln 3, 0) is the distribution (3/4, 1/4), the student (0, 0) is (1/2, 1/2).
-    loss = score_distribution_loss(torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]]), 1.0)
+    loss = distribution_loss(torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]]), 1.0)
     assert loss.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-7)
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.5, 3.0])
 def test_distribution_loss_equals_the_reference(temperature):
     student, teacher = torch.randn(2, 4, 6, dtype=torch.float64)
-    expected = reference.score_distribution_loss(student.tolist(), teacher.tolist(), temperature)
-    assert score_distribution_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-12)
+    expected = reference.distribution_loss(student.tolist(), teacher.tolist(), temperature)
+    assert distribution_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_distribution_loss_is_zero_when_rows_differ_by_a_constant():
     teacher = torch.randn(3, 5, dtype=torch.float64)
     student = teacher + torch.tensor([[1.0], [-2.0], [7.0]])
-    assert abs(score_distribution_loss(student, teacher, 0.3).item()) < 1e-14
+    assert abs(distribution_loss(student, teacher, 0.3).item()) < 1e-14
 
 
 def test_distribution_loss_has_the_gradient_of_finite_differences():
     teacher = torch.randn(3, 4, dtype=torch.float64)
     student = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: score_distribution_loss(s, teacher, 0.5), student)
+    assert torch.autograd.gradcheck(lambda s: distribution_loss(s, teacher, 0.5), student)
 
 
 def test_the_gradient_is_the_difference_of_the_distributions():
     teacher, student = torch.randn(2, 3, 4, dtype=torch.float64)
     student.requires_grad_()
-    score_distribution_loss(student, teacher, 0.5).backward()
+    distribution_loss(student, teacher, 0.5).backward()
     expected = (torch.softmax(student / 0.5, -1) - torch.softmax(teacher / 0.5, -1)) / (3 * 0.5)
     assert torch.allclose(student.grad, expected.detach(), atol=1e-14)
 
 
 def test_the_teacher_gets_no_gradient():
     teacher = torch.randn(2, 3, requires_grad=True)
-    score_distribution_loss(torch.randn(2, 3, requires_grad=True), teacher, 1.0).backward()
+    distribution_loss(torch.randn(2, 3, requires_grad=True), teacher, 1.0).backward()
     assert teacher.grad is None
 
 
 def test_extreme_scores_stay_finite():
     student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    loss = score_distribution_loss(student, -student.detach(), 0.05)
+    loss = distribution_loss(student, -student.detach(), 0.05)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()
