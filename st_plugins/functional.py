@@ -3,6 +3,7 @@
 Legend: B batch, N candidates, D width of an embedding, S sizes.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,3 +57,40 @@ def distribution_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     target = F.log_softmax(teacher.detach() / temperature, dim=-1)  # (B, N)
     return F.kl_div(F.log_softmax(student / temperature, dim=-1), target, log_target=True, reduction="batchmean")
+
+
+def compression_target(embeddings: Tensor, dim: int) -> Tensor:
+    """Where ESE wants the first ``dim`` coordinates of a batch to be.
+
+    Not a principal component analysis: with M the uncentred batch, one text per row::
+
+        A = softmax over each row of (M^T M / sqrt(D))        (D, D)
+        A = U diag(s) V^T                                     singular values, largest first
+        P = M U[:, :dim] diag(s[:dim])                        (B, dim), no gradient
+
+    Singular vectors have no sign of their own. Here the entry of largest magnitude of every column of U is positive, so
+    that the same batch always has the same target.
+
+    Args:
+        embeddings: M, (B, D), as they are.
+        dim: In [1, D].
+
+    Returns:
+        Tensor: (B, dim), detached.
+
+    References:
+        ESE, https://arxiv.org/abs/2402.14776v2, section 3.2. Its code decomposes by random projection; this is exact.
+
+    Example:
+        >>> compression_target(torch.randn(4, 8), 3).shape
+        torch.Size([4, 3])
+    """
+    batch = embeddings.detach()
+    # Half precision has no decomposition, and would round most of these small numbers away.
+    rows = batch.to(torch.promote_types(batch.dtype, torch.float32))
+    attention = torch.softmax(rows.T @ rows / rows.shape[1] ** 0.5, dim=-1)  # (D, D)
+    left, singular_values, _ = torch.linalg.svd(attention)
+    left = left[:, :dim]
+    largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))  # (1, dim)
+    left = left * torch.where(largest < 0, -1, 1)
+    return (rows @ (left * singular_values[:dim])).to(batch.dtype)

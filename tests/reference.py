@@ -64,3 +64,79 @@ def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_
             deep = cut(candidates[deepest], dim)
             smaller += cross_size_weight * distribution_loss(scores(a, deep), full, temperature)
     return total + smaller / len(sizes)
+
+
+def two_d_matryoshka_loss(anchors, candidates, shallow, deep, dim, alignment_weight):
+    """2DMSE at one drawn layer and dim, https://arxiv.org/abs/2402.14776 v1."""
+
+    def cut(rows):
+        return [truncate(row, dim) for row in rows]
+
+    total = 0.0
+    for layer in (deep, shallow):
+        total += info_nce(anchors[layer], candidates[layer])
+        total += info_nce(cut(anchors[layer]), cut(candidates[layer]))
+    students, teachers = anchors[shallow] + candidates[shallow], anchors[deep] + candidates[deep]
+    return total + alignment_weight * distribution_loss(students, teachers, 1.0)
+
+
+def compression_target(rows, dim):
+    """ESE's P_k by power iteration on A A^T: no library decomposes anything here."""
+    width = len(rows[0])
+    products = [[sum(r[i] * r[j] for r in rows) / math.sqrt(width) for j in range(width)] for i in range(width)]
+    a = [softmax(row) for row in products]
+    gram = [[dot(a[i], a[j]) for j in range(width)] for i in range(width)]
+    columns = []
+    for _ in range(dim):
+        vector = [math.sin(1.0 + 3 * i) for i in range(width)]
+        for _ in range(4000):
+            for done, _value in columns:
+                vector = [v - dot(vector, done) * d for v, d in zip(vector, done, strict=True)]
+            vector = truncate([dot(row, vector) for row in gram], width)
+        value = math.sqrt(dot(vector, [dot(row, vector) for row in gram]))
+        largest = max(vector, key=abs)
+        columns.append(([v if largest > 0 else -v for v in vector], value))
+    return [[dot(row, vector) * value for vector, value in columns] for row in rows]
+
+
+def espresso_loss(anchors, candidates, depth, dim, compression_weight, temperature):
+    """ESE, https://arxiv.org/abs/2402.14776 v2, with layers 1 to L - 1."""
+
+    def compressed(layer):
+        a, c = anchors[layer], candidates[layer]
+        task = info_nce([truncate(row, dim) for row in a], [truncate(row, dim) for row in c])
+        rows = a + c
+        target = compression_target(rows, dim)
+        kept = [row[:dim] for row in rows]
+        squares = [(x - y) ** 2 for k, t in zip(kept, target, strict=True) for x, y in zip(k, t, strict=True)]
+        r = sum(squares) / len(squares) + temperature * distribution_loss(kept, target, temperature)
+        return task + compression_weight * r
+
+    total = info_nce(anchors[depth], candidates[depth]) + compressed(depth)
+    for layer in range(1, depth):
+        total += compressed(layer) / (1 + math.log(layer)) / (depth - 1)
+    return total
+
+
+def dot_info_nce(anchors, candidates):
+    """MultipleNegativesRankingLoss with dot products and scale 1."""
+    rows = [softmax([dot(a, c) for c in candidates]) for a in anchors]
+    return -sum(math.log(row[i]) for i, row in enumerate(rows)) / len(rows)
+
+
+def starbucks_loss(anchors, candidates, depth, sizes, flavour):
+    """SRL, https://arxiv.org/abs/2410.13230, section 3.1."""
+    base = dot_info_nce if flavour == "retrieval" else info_nce
+    total = base(anchors[depth], candidates[depth])
+    for layer, dim in sizes:
+        a, c = [row[:dim] for row in anchors[layer]], [row[:dim] for row in candidates[layer]]
+        if flavour == "retrieval":
+            student = [[dot(x, y) for y in c] for x in a]
+            teacher = [[dot(x, y) for y in candidates[depth]] for x in anchors[depth]]
+            total += base(a, c) + distribution_loss(student, teacher, 1.0)
+        else:
+            full = [row[:dim] for row in anchors[depth] + candidates[depth]]
+            total += base([truncate(r, dim) for r in a], [truncate(r, dim) for r in c]) + 0.3 * distribution_loss(
+                a + c, full, 1.0
+            )
+    return total

@@ -7,7 +7,7 @@ import pytest
 PACKAGES = ["st_plugins", "st_plugins.losses", "st_plugins.modules", "st_plugins_export", "langchain_st_plugins"]
 EXPECTED = {
     "st_plugins": ["bake", "elastic", "errors", "fingerprint", "load", "losses", "modules"],
-    "st_plugins.losses": ["ElasticLoss"],
+    "st_plugins.losses": ["ElasticLoss", "EspressoLoss", "StarbucksLoss", "TwoDMatryoshkaLoss"],
     "st_plugins.modules": ["ElasticTransformer", "Truncation"],
     "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
     "langchain_st_plugins": ["ElasticEmbeddings", "ElasticRetriever"],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from st_plugins.functional import distribution_loss, truncate
+from st_plugins.functional import compression_target, distribution_loss, truncate
 
 
 def test_truncate_by_hand():
@@ -72,3 +72,23 @@ def test_extreme_scores_stay_finite():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_compression_target_equals_the_reference(dim):
+    rows = torch.randn(6, 5, dtype=torch.float64)
+    expected = torch.tensor(reference.compression_target(rows.tolist(), dim), dtype=torch.float64)
+    assert torch.allclose(compression_target(rows, dim), expected, atol=1e-6)
+
+
+def test_the_compression_target_is_the_same_for_every_order_of_the_batch():
+    rows = torch.randn(7, 6, dtype=torch.float64)
+    order = torch.randperm(7)
+    assert torch.allclose(compression_target(rows[order], 4), compression_target(rows, 4)[order], atol=1e-10)
+
+
+def test_the_compression_target_has_no_gradient_and_keeps_the_dtype():
+    rows = torch.randn(4, 6, dtype=torch.bfloat16, requires_grad=True)
+    target = compression_target(rows, 2)
+    assert not target.requires_grad
+    assert target.dtype == torch.bfloat16

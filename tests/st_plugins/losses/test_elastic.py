@@ -8,36 +8,21 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.sentence_transformer import losses as host
 
 import reference
+from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError, UntrainedSizeError
 from st_plugins.losses import ElasticLoss
 
-ANCHORS = ["the cat sat", "a dog ran fast", "the red tree", "it is slow", "blue mat", "a cat and a dog"]
-POSITIVES = ["a cat sat on the mat", "the dog", "tree", "it was slow and it was blue", "the mat is blue", "cat dog"]
 SIZES = [(1, 4), (2, 8), (3, 16), (4, 8)]
-
-
-def batch(model):
-    return [model.preprocess(ANCHORS), model.preprocess(POSITIVES)]
 
 
 def build(model, **options):
     return ElasticLoss(model, host.MultipleNegativesRankingLoss(model), **{"sizes": SIZES, **options})
 
 
-def gradients(loss, features, labels=None):
-    loss.model.zero_grad()
-    value = loss(features, labels)
-    value.backward()
-    return value.item(), {n: p.grad.clone() for n, p in loss.model.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize(("distillation", "cross"), [(1.0, 1.0), (0.5, 0.0), (0.0, 2.0)])
 def test_the_value_is_that_of_the_formula(model, distillation, cross):
     loss = build(model.double(), distillation_weight=distillation, cross_size_weight=cross, temperature=0.2)
-    embedded = [
-        {layer: model.encode(side, layer=layer, allow_untrained=True).tolist() for layer in loss.layers}
-        for side in (ANCHORS, POSITIVES)
-    ]
+    embedded = embeddings_by_layer(model, loss.layers)
     expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, distillation, cross, 0.2)
     assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
 

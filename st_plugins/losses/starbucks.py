@@ -1,0 +1,170 @@
+"""Starbucks representation learning: a fixed menu of sizes, all trained in every step."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from st_plugins.errors import LossError
+from st_plugins.functional import distribution_loss, truncate
+from st_plugins.losses.layers import (
+    Size,
+    check_base_loss,
+    check_options,
+    check_sizes,
+    elastic_transformer,
+    full_size,
+    layer_loss,
+    task_loss,
+)
+
+# The paper's menu for 12 layers and 768 dims, as shares of both.
+_MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
+
+
+class StarbucksLoss(nn.Module):
+    """The sum of a base loss over a fixed menu of sizes, each distilled from the full one (SRL).
+
+    With F the full size and s the smaller ones::
+
+        loss = base(F) + sum over s of base(s) + distillation_weight * KL(P(F) || P(s))
+
+    What P is depends on the flavour. ``"retrieval"``: the softmax over all candidates of the anchors' dot products with
+    them, divided by the temperature; embeddings enter as they are, cut but not normalised. ``"sts"``: the softmax of
+    the first d coordinates of each text, of s and of F alike, and KL times 0.3; the base loss sees unit vectors.
+
+    Args:
+        model: An elastic model, see :func:`st_plugins.elastic`.
+        loss: The base loss, built on the same model; any with ``compute_loss_from_embeddings``. For retrieval the paper
+            uses dot products: ``MultipleNegativesRankingLoss(model, scale=1, similarity_fct=dot_score)``.
+        sizes: Pairs (layer, dim) besides the full one. None takes the paper's menu for 12 layers and 768 dims, (2, 32),
+            (4, 64), (6, 128), (8, 256), (10, 512), in proportion.
+        flavour: Which of the paper's two losses.
+        distillation_weight: >= 0; 1 in the paper.
+        temperature: > 0, divides scores or coordinates; 1 in the paper.
+        mini_batch_size: If given, gradients are cached, see :class:`~st_plugins.losses.ElasticLoss`.
+
+    Inputs:
+        Whatever the base loss takes; the retrieval flavour needs two or more columns.
+
+    Raises:
+        LossError: If the model is not elastic, the base loss has no embedding interface, an option is out of range, or
+            the retrieval flavour gets one column.
+        SizeError: If a size does not exist.
+
+    References:
+        Zhuang et al., *Starbucks: Improved Training for 2D Matryoshka Embeddings*, https://arxiv.org/abs/2410.13230,
+        section 3.1. Differs from the authors' code: the full size gets no gradient as a teacher in the STS flavour
+        either. Their pre-training (SMAE) is not part of this loss.
+
+    Example:
+        >>> model = st_plugins.load("minilm-elastic")
+        >>> loss = StarbucksLoss(model, MultipleNegativesRankingLoss(model), flavour="sts")
+        >>> loss.sizes
+        ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256))
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        loss: nn.Module,
+        *,
+        sizes: Sequence[Size] | None = None,
+        flavour: Literal["retrieval", "sts"] = "retrieval",
+        distillation_weight: float = 1.0,
+        temperature: float = 1.0,
+        mini_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.full_size = full_size(model)
+        check_base_loss(loss)
+        check_options(mini_batch_size=mini_batch_size, temperature=temperature, distillation_weight=distillation_weight)
+        if flavour not in ("retrieval", "sts"):
+            raise LossError(f'flavour must be "retrieval" or "sts", got {flavour!r}.')
+        self.model = model
+        self.loss = loss
+        self.sizes = check_sizes(_menu(*self.full_size) if sizes is None else sizes, self.full_size)
+        self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
+        self.flavour = flavour
+        self.distillation_weight = distillation_weight
+        self.temperature = temperature
+        self.mini_batch_size = mini_batch_size
+        self.uses_gradient_cache = mini_batch_size is not None
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar."""
+        if self.training and torch.is_grad_enabled():
+            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
+        return layer_loss(
+            self.model,
+            sentence_features,
+            self.layers,
+            lambda columns: self.compute_loss(columns, labels),
+            self.mini_batch_size,
+        )
+
+    def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        """The loss of embeddings that were computed before.
+
+        Args:
+            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
+            labels: As the base loss wants them.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        if self.flavour == "retrieval" and len(columns) < 2:
+            raise LossError(
+                f"The retrieval flavour needs anchors and candidates, two or more columns, got {len(columns)}. "
+                'Use flavour="sts" for single texts.'
+            )
+        full = [column[:, -1] for column in columns]
+        total = task_loss(self.loss, full, labels)
+        for layer, dim in self.sizes:
+            cut = [column[:, self.layers.index(layer), :dim] for column in columns]
+            if self.flavour == "sts":
+                task = task_loss(self.loss, [truncate(embeddings, dim) for embeddings in cut], labels)
+                teaching = 0.3 * self._kl(torch.cat(cut), torch.cat(full)[:, :dim])
+            else:
+                task = task_loss(self.loss, cut, labels)
+                teaching = self._kl(_dot_products(cut), _dot_products(full))
+            total = total + task + self.distillation_weight * teaching
+        return total
+
+    def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return distribution_loss(student, teacher, self.temperature)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says about the training."""
+        return {
+            "loss": type(self.loss).__name__,
+            "sizes": [list(size) for size in [*self.sizes, self.full_size]],
+            "flavour": self.flavour,
+            "distillation_weight": self.distillation_weight,
+            "temperature": self.temperature,
+            "mini_batch_size": self.mini_batch_size,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper."""
+        return """
+@misc{zhuang2024starbucks,
+    title={Starbucks: Improved Training for 2D Matryoshka Embeddings},
+    author={Shengyao Zhuang and Shuai Wang and Bevan Koopman and Guido Zuccon},
+    year={2024},
+    eprint={2410.13230},
+    archivePrefix={arXiv}
+}
+"""
+
+
+def _menu(depth: int, width: int) -> list[Size]:
+    sizes = {(max(1, round(layers * depth)), max(1, round(dims * width))) for layers, dims in _MENU}
+    return sorted(size for size in sizes if size[0] < depth)
+
+
+def _dot_products(embeddings: list[Tensor]) -> Tensor:
+    return embeddings[0] @ torch.cat(embeddings[1:]).T  # (B, N)
