@@ -12,7 +12,7 @@ from torch import nn
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.modules import ElasticTransformer, Truncation
-from st_plugins.views import check_views, view
+from st_plugins.views import check_views, independent_view
 from st_plugins.width import embedding_width
 
 
@@ -120,11 +120,12 @@ def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> T
     plain = object.__new__(Transformer)
     plain.__dict__.update(elastic_transformer.__dict__)
     del plain.__dict__["sizes"]
-    plain.__dict__["_modules"] = {
-        **elastic_transformer._modules,
-        "model": view(elastic_transformer.model, layer),
-    }
-    return copy.deepcopy(plain)
+    network = independent_view(elastic_transformer.model, layer)
+    others = {name: module for name, module in elastic_transformer._modules.items() if name != "model"}
+    plain.__dict__["_modules"] = others
+    plain = copy.deepcopy(plain)
+    plain.model = network
+    return plain
 
 
 def _first_coordinates(first: ElasticTransformer, width: int, dim: int) -> Dense:

@@ -53,7 +53,39 @@ def view(model: nn.Module, layer: int) -> nn.Module:
         blocks = follow(model, stack.path)  # runs its one block as often as the configuration says
     else:
         blocks = follow(model, stack.path)[:layer]
-    return _replace(model, stack.path, blocks, layer)
+    return _replace(model, stack.path, blocks, layer, {})
+
+
+def independent_view(model: nn.Module, layer: int) -> nn.Module:
+    """A copy of a view that shares nothing with the model, for keeping.
+
+    The blocks of a view still refer to the configuration of the full model; here they refer to the cut one, so that
+    ``set_attn_implementation`` and the like reach them.
+
+    Args:
+        model: A ``PreTrainedModel`` that :func:`find_blocks` accepts.
+        layer: Blocks to keep, in [1, L].
+
+    Returns:
+        nn.Module: A model of the same class.
+
+    Raises:
+        SizeError, UnsupportedModelError: As :func:`view`.
+
+    Example:
+        >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+        >>> half = independent_view(model[0].model, 3)
+        >>> half.encoder.layer[0].attention.self.config is half.config
+        True
+    """
+    path = find_blocks(model).path
+    shallow = view(model, layer)
+    memo: dict[int, Any] = {}
+    for length in range(len(path)):
+        original, cut = follow(model, path[:length]), follow(shallow, path[:length])
+        if "config" in original.__dict__:
+            memo[id(original.config)] = copy.deepcopy(cut.config, memo)
+    return copy.deepcopy(shallow, memo)
 
 
 def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
@@ -81,7 +113,7 @@ def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     _install_host_hooks(model)
     states: list[Tensor] = []
     blocks = nn.ModuleList(_Recorder(block, states) for block in follow(model, stack.path))
-    return _replace(model, stack.path, blocks, stack.depth), states
+    return _replace(model, stack.path, blocks, stack.depth, {}), states
 
 
 def normed_layers(model: nn.Module, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -185,18 +217,25 @@ def shallow_copy(module: nn.Module, **children: nn.Module) -> nn.Module:
     return clone
 
 
-def _replace(module: nn.Module, path: Sequence[str], blocks: nn.Module, layer: int) -> nn.Module:
-    """Copy the modules along ``path`` and put ``blocks`` at its end."""
-    last = len(path) == 1
-    child = blocks if last and isinstance(blocks, nn.ModuleList) else getattr(module, path[0])
-    if not last:
-        child = _replace(child, path[1:], blocks, layer)
-    elif not isinstance(blocks, nn.ModuleList):
-        child = shallow_copy(child)
-        child.config = cut_config(child.config, layer)
-    clone = shallow_copy(module, **{path[0]: child})
-    if "config" in clone.__dict__:
-        clone.config = cut_config(clone.config, layer)
+def _replace(
+    module: nn.Module, path: Sequence[str], blocks: nn.Module, layer: int, configs: dict[int, Any]
+) -> nn.Module:
+    """Copy the modules along ``path`` and put ``blocks`` at its end; modules that share a configuration still do."""
+    if len(path) > 1:
+        child = _replace(getattr(module, path[0]), path[1:], blocks, layer, configs)
+    elif isinstance(blocks, nn.ModuleList):
+        child = blocks
+    else:
+        child = _with_cut_config(shallow_copy(blocks), layer, configs)
+    return _with_cut_config(shallow_copy(module, **{path[0]: child}), layer, configs)
+
+
+def _with_cut_config(clone: nn.Module, layer: int, configs: dict[int, Any]) -> nn.Module:
+    config: Any = clone.__dict__.get("config")
+    if config is not None:
+        if id(config) not in configs:
+            configs[id(config)] = cut_config(config, layer)
+        clone.config = configs[id(config)]
     return clone
 
 

@@ -15,6 +15,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import st_plugins
 
+# The models here are tiny: more threads would only wait for one another.
+torch.set_num_threads(1)
+
 WORDS = "the a cat dog sat ran on under mat tree red blue is was and of in to it fast slow".split()
 TEXTS = [
     "the cat sat on the mat",

@@ -4,16 +4,27 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["st_plugins", "st_plugins.losses", "st_plugins.modules", "st_plugins_export", "langchain_st_plugins"]
+PACKAGES = [
+    "st_plugins",
+    "st_plugins.evaluation",
+    "st_plugins.losses",
+    "st_plugins.modules",
+    "st_plugins_export",
+    "langchain_st_plugins",
+]
 EXPECTED = {
-    "st_plugins": ["bake", "elastic", "errors", "fingerprint", "load", "losses", "modules"],
+    "st_plugins": ["bake", "elastic", "errors", "evaluation", "fingerprint", "load", "losses", "modules"],
+    "st_plugins.evaluation": ["ElasticGridEvaluator"],
     "st_plugins.losses": ["ElasticLoss", "EspressoLoss", "StarbucksLoss", "TwoDMatryoshkaLoss"],
     "st_plugins.modules": ["ElasticTransformer", "Truncation"],
     "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
     "langchain_st_plugins": ["ElasticEmbeddings", "ElasticRetriever"],
 }
 PUBLIC = [
-    (package, name) for package in PACKAGES for name in EXPECTED[package] if name not in ("errors", "losses", "modules")
+    (package, name)
+    for package in PACKAGES
+    for name in EXPECTED[package]
+    if name not in ("errors", "evaluation", "losses", "modules")
 ]
 
 

@@ -76,6 +76,15 @@ def test_a_baked_model_shares_nothing(model, texts):
     assert np.array_equal(model.encode(texts), before)
 
 
+def test_the_attention_of_a_baked_model_can_be_changed(model, texts):
+    baked = st_plugins.bake(model, layer=2)
+    expected = baked.encode(texts)
+    baked[0].auto_model.set_attn_implementation("eager")
+    block = baked[0].auto_model.encoder.layer[0]
+    assert block.attention.self.config._attn_implementation == "eager"
+    assert np.allclose(baked.encode(texts), expected, atol=1e-6)
+
+
 def test_a_baked_model_keeps_a_fixed_truncation(plain, texts):
     elastic = st_plugins.elastic(plain)
     elastic[-1].dim = 6

@@ -8,7 +8,15 @@ from transformers import AutoModel, BertConfig, BertModel, T5EncoderModel
 import families
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import SizeError, UnsupportedModelError
-from st_plugins.views import check_views, cut_config, normed_layers, recording_view, shallow_copy, view
+from st_plugins.views import (
+    check_views,
+    cut_config,
+    independent_view,
+    normed_layers,
+    recording_view,
+    shallow_copy,
+    view,
+)
 
 FAMILIES = families.available()
 LISTED = [name for name in FAMILIES if name != "albert"]
@@ -60,6 +68,20 @@ def test_a_saved_view_is_exactly_what_it_computes(name, tmp_path):
     assert not report["missing_keys"]
     assert again.config.num_hidden_layers == 2
     assert torch.equal(run(again.eval())[0], run(shallow)[0])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("layer", [2, 4])
+def test_an_independent_view_shares_nothing_and_agrees_about_its_configuration(name, layer):
+    model = families.build(name)
+    kept = independent_view(model, layer)
+    assert torch.equal(run(kept)[0], run(view(model, layer))[0])
+    assert not {p.data_ptr() for p in kept.parameters()} & {p.data_ptr() for p in model.parameters()}
+    configs = [module.config for module in kept.modules() if hasattr(module, "config")]
+    assert all(config.num_hidden_layers == layer for config in configs)
+    assert not {id(config) for config in configs} & {id(m.config) for m in model.modules() if hasattr(m, "config")}
+    before = {id(m.config) for m in model.modules() if hasattr(m, "config")}
+    assert len({id(config) for config in configs}) == len(before)
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -1,0 +1,84 @@
+"""A model that evaluators can use unchanged and that encodes at one size."""
+
+import time
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from st_plugins.functional import truncate
+from st_plugins.views import shallow_copy
+
+
+class EncodingClock:
+    """Full-width embeddings per layer, and the seconds they took; shared by the sizes of one evaluation.
+
+    Dims of one layer are cuts of the same vectors, so each layer encodes a text once however many dims are evaluated.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[int, str], float] = {}  # by layer and task, "query" or ""
+        self._known: dict[Hashable, Any] = {}
+
+    def encode(self, model: SentenceTransformer, layer: int, inputs: Any, arguments: dict[str, Any]) -> Any:
+        """What ``model.encode(inputs, layer=layer, **arguments)`` gives, from memory if it was asked before."""
+        key = (layer, repr(sorted(arguments.items())), tuple(inputs) if isinstance(inputs, list) else inputs)
+        if key not in self._known:
+            started = time.perf_counter()
+            self._known[key] = model.encode(inputs, layer=layer, allow_untrained=True, **arguments)
+            spent = (layer, "query" if arguments.get("task") == "query" else "")
+            self.seconds[spent] = self.seconds.get(spent, 0.0) + time.perf_counter() - started
+        return self._known[key]
+
+    def cost(self, layer: int, *, of_queries: bool) -> float:
+        """Time of this layer as a fraction of the deepest one's; of the queries alone, or of all texts."""
+
+        def total(layer: int) -> float:
+            return sum(s for (at, task), s in self.seconds.items() if at == layer and (task or not of_queries))
+
+        deepest = max((at for at, task in self.seconds if task or not of_queries), default=layer)
+        return total(layer) / total(deepest) if total(deepest) else 1.0
+
+
+def at_size(
+    model: SentenceTransformer, query_layer: int, layer: int, dim: int, clock: EncodingClock
+) -> SentenceTransformer:
+    """A copy of an elastic model whose ``encode`` runs at one size; weights are shared.
+
+    Args:
+        model: Elastic.
+        query_layer: Depth of what goes through ``encode_query``.
+        layer: Depth of everything else.
+        dim: Width of both.
+        clock: Remembers embeddings and measures time.
+
+    Returns:
+        SentenceTransformer: For evaluators. Metrics stored through it do not reach the model's card.
+    """
+    sized = shallow_copy(model)
+
+    def encode(inputs: Any, **arguments: Any) -> Any:  # the host's own arguments
+        depth = query_layer if arguments.get("task") == "query" else layer
+        return _cut(clock.encode(model, depth, inputs, arguments), dim)
+
+    sized.__dict__["encode"] = encode
+    sized.__dict__["model_card_data"] = _NoCard()
+    return sized
+
+
+class _NoCard:
+    def set_evaluation_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """One size of many says nothing about the model as a whole."""
+
+
+def _cut(embeddings: Any, dim: int) -> Any:
+    if isinstance(embeddings, list):
+        return [_cut(row, dim) for row in embeddings]
+    if embeddings.shape[-1] <= dim:
+        return embeddings
+    if isinstance(embeddings, Tensor):
+        return truncate(embeddings, dim)
+    cut = embeddings[..., :dim]
+    return cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), 1e-12)
