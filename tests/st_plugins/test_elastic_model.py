@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
 
@@ -76,6 +77,7 @@ def test_a_baked_model_shares_nothing(model, texts):
     assert np.array_equal(model.encode(texts), before)
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 chooses BERT's attention when it is built")
 def test_the_attention_of_a_baked_model_can_be_changed(model, texts):
     baked = st_plugins.bake(model, layer=2)
     expected = baked.encode(texts)

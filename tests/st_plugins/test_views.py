@@ -77,11 +77,12 @@ def test_an_independent_view_shares_nothing_and_agrees_about_its_configuration(n
     kept = independent_view(model, layer)
     assert torch.equal(run(kept)[0], run(view(model, layer))[0])
     assert not {p.data_ptr() for p in kept.parameters()} & {p.data_ptr() for p in model.parameters()}
-    configs = [module.config for module in kept.modules() if hasattr(module, "config")]
-    assert all(config.num_hidden_layers == layer for config in configs)
-    assert not {id(config) for config in configs} & {id(m.config) for m in model.modules() if hasattr(m, "config")}
-    before = {id(m.config) for m in model.modules() if hasattr(m, "config")}
-    assert len({id(config) for config in configs}) == len(before)
+    assert kept.config.num_hidden_layers == layer
+    for path, module in kept.named_modules():
+        if hasattr(module, "config"):
+            original = model.get_submodule(path).config
+            assert module.config is not original
+            assert (module.config is kept.config) == (original is model.config)
 
 
 @pytest.mark.parametrize("name", LISTED)
