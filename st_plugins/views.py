@@ -2,7 +2,8 @@
 
 A view is an ordinary model of the same class: shallow copies along the path to the block list, the list cut, a
 configuration of its own. It shares every parameter with the model it came from, holds no state of a call, and
-``save_pretrained`` of it writes exactly what it computes. Nothing is patched and no hook is installed.
+``save_pretrained`` of it writes exactly what it computes. Nothing is patched and no hook of ours is
+installed.
 """
 
 import copy
@@ -91,8 +92,8 @@ def independent_view(model: nn.Module, layer: int) -> nn.Module:
 def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     """A view of full depth that keeps every layer of the next forward pass, with gradients.
 
-    Unlike ``output_hidden_states=True`` it leaves no trace in the configuration, installs no hooks, and applies the
-    final norm to every layer, so that what a loss trains at layer k is what ``view(model, k)`` serves.
+    Unlike ``output_hidden_states=True`` it leaves no trace in the configuration. Together with :func:`normed_layers`
+    what a loss trains at layer k is what ``view(model, k)`` serves.
 
     Args:
         model: A ``PreTrainedModel`` that :func:`find_blocks` accepts, ALBERT excepted.
@@ -149,14 +150,14 @@ def check_views(model: nn.Module, input_ids: Tensor) -> None:
     if stack.is_shared:
         return
     recording, states = recording_view(model)
-    was_training = model.training
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
     recording.eval()
     try:
         full = recording(input_ids=input_ids)[0]
         shallow = view(model, 1).eval()(input_ids=input_ids)[0]
     finally:
-        model.train(was_training)
+        for module, was_training in modes.items():
+            module.training = was_training
     layers = normed_layers(model, states)
     tolerance = 1e-4 if full.dtype in (torch.float32, torch.float64) else 5e-2
     for name, expected, found in (("first", layers[0], shallow), ("last", layers[-1], full)):

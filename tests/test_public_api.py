@@ -64,3 +64,16 @@ def test_no_file_is_longer_than_three_hundred_lines():
         if (lines := len(file.read_text().splitlines())) > 300
     }
     assert not long
+
+
+def test_every_source_file_has_a_test_file_of_its_name():
+    root = Path(__file__).parent.parent
+    tests = {file.name for file in (root / "tests").rglob("test_*.py")}
+    sources = [
+        file
+        for folder in ("st_plugins", "export", "langchain_integration")
+        for file in (root / folder).rglob("*.py")
+        if file.name != "__init__.py"
+    ]
+    assert sources
+    assert [str(file) for file in sources if f"test_{file.stem.strip('_')}.py" not in tests] == []

@@ -1,6 +1,6 @@
 """Trains one model at many sizes, and its small queries to find full-size documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,21 +8,13 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_plugins.functional import distribution_loss, truncate
-from st_plugins.losses.layers import (
-    Size,
-    check_base_loss,
-    check_options,
-    check_sizes,
-    elastic_transformer,
-    full_size,
-    layer_loss,
-    task_loss,
-)
+from st_plugins.losses.layer_loss import LayerLoss
+from st_plugins.losses.layers import Size, check_sizes, task_loss
 
 _NARROWEST_DEFAULT_DIM = 32
 
 
-class ElasticLoss(nn.Module):
+class ElasticLoss(LayerLoss):
     """A base loss at every size of a model, with the full size as teacher of the others.
 
     It trains sizes (layer, dim) in one run of the encoder per column. It is no decorator around ``forward``: the base
@@ -90,47 +82,22 @@ class ElasticLoss(nn.Module):
         temperature: float = 0.05,
         mini_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
-        self.full_size = full_size(model)
-        check_base_loss(loss)
-        check_options(
+        super().__init__(
+            model,
+            loss,
             mini_batch_size=mini_batch_size,
             temperature=temperature,
             distillation_weight=distillation_weight,
             cross_size_weight=cross_size_weight,
         )
-        self.model = model
-        self.loss = loss
         self.sizes = check_sizes(_default_sizes(*self.full_size) if sizes is None else sizes, self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.distillation_weight = distillation_weight
         self.cross_size_weight = cross_size_weight
         self.temperature = temperature
-        self.mini_batch_size = mini_batch_size
-        self.uses_gradient_cache = mini_batch_size is not None
-
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch, a scalar."""
-        if self.training and torch.is_grad_enabled():
-            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
-        return layer_loss(
-            self.model,
-            sentence_features,
-            self.layers,
-            lambda columns: self.compute_loss(columns, labels),
-            self.mini_batch_size,
-        )
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        """The loss of embeddings that were computed before.
-
-        Args:
-            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
-            labels: As the base loss wants them.
-
-        Returns:
-            Tensor: A scalar.
-        """
+        """See :class:`LayerLoss`."""
         full = [column[:, -1] for column in columns]
         total = task_loss(self.loss, full, labels)
         if not self.sizes:

@@ -1,7 +1,6 @@
 """Espresso sentence embeddings (ESE): every layer learns, and the leading coordinates learn to hold most of it."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,19 +8,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_plugins.functional import compression_target, distribution_loss, truncate
-from st_plugins.losses.layers import (
-    Size,
-    check_base_loss,
-    check_options,
-    check_sizes,
-    elastic_transformer,
-    full_size,
-    layer_loss,
-    task_loss,
-)
+from st_plugins.losses.layer_loss import LayerLoss
+from st_plugins.losses.layers import check_sizes, task_loss
 
 
-class EspressoLoss(nn.Module):
+class EspressoLoss(LayerLoss):
     """A base loss at every layer with depth weights, and a term that presses information into the first k coordinates.
 
     With h_i the embeddings of all columns at layer i, L the depth, [:k] the first k coordinates, P_k the compression
@@ -75,47 +66,23 @@ class EspressoLoss(nn.Module):
         temperature: float = 1.0,
         mini_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
-        depth, _ = self.full_size = full_size(model)
-        check_base_loss(loss)
-        check_options(mini_batch_size=mini_batch_size, temperature=temperature, compression_weight=compression_weight)
+        super().__init__(
+            model,
+            loss,
+            mini_batch_size=mini_batch_size,
+            temperature=temperature,
+            compression_weight=compression_weight,
+        )
+        depth, _ = self.full_size
         check_sizes([(depth, dim)], self.full_size)
-        self.model = model
-        self.loss = loss
         self.dim = dim
         self.layers = tuple(range(1, depth + 1))
+        self.sizes = tuple((layer, dim) for layer in self.layers)
         self.compression_weight = compression_weight
         self.temperature = temperature
-        self.mini_batch_size = mini_batch_size
-        self.uses_gradient_cache = mini_batch_size is not None
-
-    @property
-    def sizes(self) -> list[Size]:
-        """The sizes it trains."""
-        return [*((layer, self.dim) for layer in self.layers), self.full_size]
-
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch, a scalar."""
-        if self.training and torch.is_grad_enabled():
-            elastic_transformer(self.model).add_sizes(self.sizes)
-        return layer_loss(
-            self.model,
-            sentence_features,
-            self.layers,
-            lambda columns: self.compute_loss(columns, labels),
-            self.mini_batch_size,
-        )
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        """The loss of embeddings that were computed before.
-
-        Args:
-            columns: One tensor (B, L, D) per column, layer 1 first.
-            labels: As the base loss wants them.
-
-        Returns:
-            Tensor: A scalar.
-        """
+        """See :class:`LayerLoss`; S is L, layer 1 first."""
         total = task_loss(self.loss, [column[:, -1] for column in columns], labels)
         *shallow, full = [[column[:, index] for column in columns] for index in range(len(self.layers))]
         total = total + self._compressed(full, labels)

@@ -1,6 +1,6 @@
 """Starbucks representation learning: a fixed menu of sizes, all trained in every step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,22 +9,14 @@ from torch import Tensor, nn
 
 from st_plugins.errors import LossError
 from st_plugins.functional import distribution_loss, truncate
-from st_plugins.losses.layers import (
-    Size,
-    check_base_loss,
-    check_options,
-    check_sizes,
-    elastic_transformer,
-    full_size,
-    layer_loss,
-    task_loss,
-)
+from st_plugins.losses.layer_loss import LayerLoss
+from st_plugins.losses.layers import Size, check_sizes, task_loss
 
 # The paper's menu for 12 layers and 768 dims, as shares of both.
 _MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
 
 
-class StarbucksLoss(nn.Module):
+class StarbucksLoss(LayerLoss):
     """The sum of a base loss over a fixed menu of sizes, each distilled from the full one (SRL).
 
     With F the full size and s the smaller ones::
@@ -77,44 +69,23 @@ class StarbucksLoss(nn.Module):
         temperature: float = 1.0,
         mini_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
-        self.full_size = full_size(model)
-        check_base_loss(loss)
-        check_options(mini_batch_size=mini_batch_size, temperature=temperature, distillation_weight=distillation_weight)
+        super().__init__(
+            model,
+            loss,
+            mini_batch_size=mini_batch_size,
+            temperature=temperature,
+            distillation_weight=distillation_weight,
+        )
         if flavour not in ("retrieval", "sts"):
             raise LossError(f'flavour must be "retrieval" or "sts", got {flavour!r}.')
-        self.model = model
-        self.loss = loss
         self.sizes = check_sizes(_menu(*self.full_size) if sizes is None else sizes, self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.flavour = flavour
         self.distillation_weight = distillation_weight
         self.temperature = temperature
-        self.mini_batch_size = mini_batch_size
-        self.uses_gradient_cache = mini_batch_size is not None
-
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch, a scalar."""
-        if self.training and torch.is_grad_enabled():
-            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
-        return layer_loss(
-            self.model,
-            sentence_features,
-            self.layers,
-            lambda columns: self.compute_loss(columns, labels),
-            self.mini_batch_size,
-        )
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        """The loss of embeddings that were computed before.
-
-        Args:
-            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
-            labels: As the base loss wants them.
-
-        Returns:
-            Tensor: A scalar.
-        """
+        """See :class:`LayerLoss`."""
         if self.flavour == "retrieval" and len(columns) < 2:
             raise LossError(
                 f"The retrieval flavour needs anchors and candidates, two or more columns, got {len(columns)}. "

@@ -9,21 +9,13 @@ from torch import Tensor, nn
 
 from st_plugins.errors import LossError
 from st_plugins.functional import distribution_loss, truncate
-from st_plugins.losses.layers import (
-    Size,
-    check_base_loss,
-    check_options,
-    check_sizes,
-    elastic_transformer,
-    full_size,
-    layer_loss,
-    task_loss,
-)
+from st_plugins.losses.layer_loss import LayerLoss
+from st_plugins.losses.layers import check_sizes, task_loss
 
 _NARROWEST_DEFAULT_DIM = 8
 
 
-class TwoDMatryoshkaLoss(nn.Module):
+class TwoDMatryoshkaLoss(LayerLoss):
     """A base loss at a random layer and a random dim, beside the full ones, and an alignment of the two layers (2DMSE).
 
     Every step draws one layer n below the depth L and one dim d below the width D, uniformly. With e(k, d) the first d
@@ -77,54 +69,39 @@ class TwoDMatryoshkaLoss(nn.Module):
         alignment_weight: float = 1.0,
         mini_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
-        depth, width = self.full_size = full_size(model)
-        check_base_loss(loss)
-        check_options(mini_batch_size=mini_batch_size, temperature=1.0, alignment_weight=alignment_weight)
+        super().__init__(model, loss, mini_batch_size=mini_batch_size, alignment_weight=alignment_weight)
+        depth, width = self.full_size
         layers = range(1, depth) if layers is None else layers
         dims = _powers_of_two(width) if dims is None else dims
         if depth in layers:
             raise LossError(f"layers must lie below the full depth {depth}, got {list(layers)}. It is always trained.")
         if width in dims:
             raise LossError(f"dims must lie below the full width {width}, got {list(dims)}. It is always trained.")
-        self.layers = tuple(layer for layer, _ in check_sizes([(layer, width) for layer in layers], self.full_size))
+        self.drawn_layers = tuple(
+            layer for layer, _ in check_sizes([(layer, width) for layer in layers], self.full_size)
+        )
         self.dims = tuple(dim for _, dim in check_sizes([(depth, dim) for dim in dims], self.full_size))
-        self.model = model
-        self.loss = loss
+        self.layers = (*self.drawn_layers, depth)
+        self.sizes = tuple((layer, dim) for layer in self.layers for dim in (*self.dims, width))
         self.alignment_weight = alignment_weight
-        self.mini_batch_size = mini_batch_size
-        self.uses_gradient_cache = mini_batch_size is not None
-
-    @property
-    def sizes(self) -> list[Size]:
-        """Every size that steps may draw, and the full one."""
-        layers, dims = [*self.layers, self.full_size[0]], [*self.dims, self.full_size[1]]
-        return [(layer, dim) for layer in layers for dim in dims]
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch at a newly drawn size, a scalar."""
-        if self.training and torch.is_grad_enabled():
-            elastic_transformer(self.model).add_sizes(self.sizes)
-        layer, dim = _draw(self.layers), _draw(self.dims)
-        return layer_loss(
-            self.model,
-            sentence_features,
-            (layer, self.full_size[0]),
-            lambda columns: self.compute_loss(columns, labels, dim),
-            self.mini_batch_size,
-        )
+        """The loss of one batch at a newly drawn layer and dim, a scalar."""
+        layers, dim = (_draw(self.drawn_layers), self.full_size[0]), _draw(self.dims)
+        return self._run(sentence_features, layers, lambda columns: self.compute_loss(columns, labels, dim))
 
-    def compute_loss(self, columns: list[Tensor], labels: Tensor | None, dim: int) -> Tensor:
+    def compute_loss(self, columns: list[Tensor], labels: Tensor | None, dim: int | None = None) -> Tensor:
         """The loss of embeddings that were computed before.
 
         Args:
             columns: One tensor (B, 2, D) per column: the drawn layer, then the full depth.
             labels: As the base loss wants them.
-            dim: The drawn dim.
+            dim: The drawn dim; None draws one.
 
         Returns:
             Tensor: A scalar.
         """
+        dim = _draw(self.dims) if dim is None else dim
         shallow, deep = [column[:, 0] for column in columns], [column[:, 1] for column in columns]
         total = task_loss(self.loss, deep, labels) + task_loss(self.loss, shallow, labels)
         for layer in (deep, shallow):
@@ -136,7 +113,7 @@ class TwoDMatryoshkaLoss(nn.Module):
         """What the model card says about the training."""
         return {
             "loss": type(self.loss).__name__,
-            "layers": list(self.layers),
+            "layers": list(self.drawn_layers),
             "dims": list(self.dims),
             "alignment_weight": self.alignment_weight,
             "mini_batch_size": self.mini_batch_size,

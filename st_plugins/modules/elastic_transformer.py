@@ -149,13 +149,11 @@ class ElasticTransformer(Transformer):
             check_layer(layer, depth)
         recording, states = recording_view(self.model)
         features = Transformer.forward(shallow_copy(self, model=recording), features, **kwargs)
-        shallow = normed_layers(self.model, [states[layer - 1] for layer in layers])
+        shallow = [layer for layer in layers if layer < depth]
+        normed = dict(zip(shallow, normed_layers(self.model, [states[layer - 1] for layer in shallow]), strict=True))
         rows = len(_rows(features))
-        # The last layer is read from the model's own output: some families do more there than the final norm.
-        chosen = [
-            features["token_embeddings"] if layer == depth else state
-            for layer, state in zip(layers, shallow, strict=True)
-        ]
+        # The last layer is the model's own output, which has its final norm already.
+        chosen = [normed.get(layer, features["token_embeddings"]) for layer in layers]
         repeated = {key: _repeat(value, rows, len(layers)) for key, value in features.items()}
         repeated["token_embeddings"] = torch.cat(chosen)  # (S * B, T, D)
         repeated["exit_layer"] = torch.tensor(layers, device=chosen[0].device).repeat_interleave(rows)

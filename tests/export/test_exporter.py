@@ -10,15 +10,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
-    LayerNorm,
     Normalize,
-    Pooling,
-    Router,
-    StaticEmbedding,
 )
 
 import st_plugins
-from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeError, UnsupportedModelError
+from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeError
 from st_plugins_export import OnnxEncoder, export_onnx
 
 WIDTH, DEPTH = 32, 3
@@ -141,36 +137,6 @@ def test_the_folder_holds_what_onnx_servers_read(elastic, exported):
     assert types == [f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")]
 
 
-def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
-    model = build()
-    model.max_seq_length = 9
-    model.tokenizer.init_kwargs["max_length"] = 5  # left by whoever made the tokenizer; fastembed would obey it
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    config = read_json(tmp_path / "out" / "tokenizer_config.json")
-    assert config["model_max_length"] == 9
-    assert "max_length" not in config
-    assert read_json(tmp_path / "out" / "tokenizer.json")["truncation"]["max_length"] == 9
-    assert OnnxEncoder(tmp_path / "out").max_seq_length == 9
-
-
-def test_a_model_without_a_limit_is_exported_without_one(build, tmp_path):
-    model = build(positions=2048)
-    model.max_seq_length = int(1e30)  # what transformers says for "none"
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    assert OnnxEncoder(tmp_path / "out").max_seq_length is None
-
-
-@pytest.mark.parametrize("pooling", ["mean", "lasttoken", ("cls", "max")], ids=str)
-def test_pooling_options_are_readable_by_old_and_new_releases(build, tmp_path, pooling):
-    export_onnx(build(pooling=pooling), tmp_path / "out", show_progress=False)
-    config = read_json(tmp_path / "out" / "1_Pooling" / "config.json")
-    flags = {name for name, is_on in config.items() if is_on is True} - {"include_prompt"}
-    expected = {"mean": {"pooling_mode_mean_tokens"}, "lasttoken": {"pooling_mode_lasttoken"}}
-    assert flags == expected.get(pooling, {"pooling_mode_cls_token", "pooling_mode_max_tokens"})
-    loaded = Pooling.load(str(tmp_path / "out" / "1_Pooling"))
-    assert (loaded.pooling_mode, loaded.embedding_dimension) == (pooling, WIDTH)
-
-
 def test_the_manifest_knows_sizes_prompts_and_expected_vectors(elastic, exported):
     manifest = read_json(exported / "manifest.json")
     facts = [(size["layer"], size["dim"], size["is_full"], size["trained_dims"]) for size in manifest["sizes"]]
@@ -256,74 +222,12 @@ def test_no_tolerance_is_never_reached(elastic, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def _static(build):
-    return SentenceTransformer(modules=[StaticEmbedding(build().tokenizer, embedding_dim=8)], device="cpu")
-
-
-def _router(build):
-    modules = list(build().children())
-    return SentenceTransformer(modules=[Router.for_query_document(modules, modules)], device="cpu")
-
-
-def _without_pooling(build):
-    return SentenceTransformer(modules=[build()[0]], device="cpu")
-
-
-def _elastic_without_pooling(build):
-    return SentenceTransformer(modules=[st_plugins.elastic(build())[0]], device="cpu")
-
-
-def _changed(change):
-    def make(build):
-        model = build()
-        change(model)
-        return model
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (_static, "first module must be a Transformer, got StaticEmbedding"),
-        (_router, "first module must be a Transformer, got Router"),
-        (_without_pooling, "must have a Pooling, got none"),
-        (_elastic_without_pooling, "must have a Pooling, got none"),
-        (lambda build: build(behind=[LayerNorm(WIDTH)]), "must be Pooling, Dense, Normalize, got LayerNorm"),
-        (
-            lambda build: build(include_prompt=False, prompts={"query": "find: "}),
-            r"include_prompt=False\) cannot be exported together with prompts.* \['query'\]",
-        ),
-        (lambda build: build().to(torch.bfloat16), r"weights must be float32, got \{torch.bfloat16\}"),
-        (_changed(lambda model: setattr(model[0], "query_length", 8)), r"Transformer\(query_length=8\) cannot"),
-        (_changed(lambda model: setattr(model[0], "backend", "onnx")), "must run on torch, got backend='onnx'"),
-        (_changed(lambda model: setattr(model[0], "modality_config", {"message": {}})), "must read plain text"),
-        (_changed(lambda model: setattr(model.tokenizer, "pad_token", None)), "has no padding token"),
-        (_changed(lambda model: setattr(model[0], "processor", object())), "tokenizers library, got NoneType"),
-        (_changed(lambda model: setattr(model[0].auto_model, "config", None)), "must say num_hidden_layers"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused_by_name(build, tmp_path, make, message):
-    with pytest.raises(UnsupportedModelError, match=message):
-        export_onnx(make(build), tmp_path / "out", show_progress=False)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_before_any_work(elastic, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # as good as not installed
     with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'st-plugins\[onnx\]'"):
         export_onnx(elastic, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_more_than_two_gigabytes_are_refused(build, tmp_path):
-    with torch.device("meta"):  # no memory behind it
-        huge = Dense(WIDTH, 20_000_000)
-    model = build()
-    model.append(huge)
-    with pytest.raises(ExportError, match=r"less than 2 GiB of weights, the model has 2\.5 GiB"):
-        export_onnx(model, tmp_path / "out", show_progress=False)
 
 
 def test_sizes_that_do_not_exist_are_refused(plain, elastic, tmp_path):
@@ -341,20 +245,6 @@ def test_sizes_that_do_not_exist_are_refused(plain, elastic, tmp_path):
 def test_the_full_size_and_repeated_sizes_are_written_once(elastic, tmp_path):
     report = export_onnx(elastic, tmp_path / "out", sizes=[(1, 8), (DEPTH, WIDTH), (1, 8)], show_progress=False)
     assert [(size.layer, size.dim) for size in report.sizes] == [(DEPTH, WIDTH), (1, 8)]
-
-
-def test_the_report_is_a_table(elastic, tmp_path):
-    report = export_onnx(elastic, tmp_path / "out", sizes=[(1, 8)], show_progress=False)
-    first, head, *rows = str(report).splitlines()
-    assert first.startswith(f"{tmp_path / 'out'}: 2 sizes, largest difference from torch ")
-    assert head.split()[:5] == ["layer", "dim", "file", "MB", "nodes"]
-    assert len({len(line) for line in (head, *rows)}) == 1
-    assert rows[1].split()[:3] == ["1", "8", "onnx/model_L1_D8.onnx"]
-    for size in report.sizes:
-        assert size.bytes == (tmp_path / "out" / size.file).stat().st_size
-        assert 0 < size.max_difference <= report.max_difference <= 1e-5
-        assert size.nodes > 50
-        assert size.seconds > 0
 
 
 def test_the_onnx_backend_of_sentence_transformers_opens_the_folder(elastic, exported, texts):

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import st_plugins
-from st_plugins.errors import InputError, MissingExtraError, SizeError
+from st_plugins.errors import InputError, SizeError
 from st_plugins_export import OnnxEncoder, export_onnx
-from st_plugins_export.batches import pad, plan_batches
 
 LOADED = "import sys; print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
 
@@ -142,14 +141,6 @@ def test_what_is_no_text_is_refused_with_its_position(encoder):
         encoder.encode(["a", "b", "\ud800"])
 
 
-def test_a_text_without_tokens_is_refused(build, tmp_path):
-    model = build()
-    model.tokenizer.backend_tokenizer.post_processor = None  # no [CLS], no [SEP]
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    with pytest.raises(InputError, match=r"position 1 has no tokens \(''\)"):
-        OnnxEncoder(tmp_path / "out").encode(["a", ""])
-
-
 def test_nan_never_leaves_the_encoder(build, tmp_path):
     model = build()
     tokens = model[0].auto_model.embeddings.word_embeddings
@@ -170,34 +161,11 @@ def test_numbers_must_be_positive(exported, encoder):
         encoder.encode(["a"], batch_size=-1)
 
 
-def test_sessions_use_as_many_threads_as_told_and_do_not_spin(exported):
-    encoder = OnnxEncoder(exported, threads=1)
-    encoder.encode("a")
-    session = encoder._opened.session(encoder._manifest.full)
-    assert session is encoder._opened.session(encoder._manifest.full)
-    options = session.get_session_options()
-    assert options.intra_op_num_threads == 1
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert session.get_providers() == ["CPUExecutionProvider"]
-
-
 def test_an_encoder_survives_a_change_of_folder(exported, monkeypatch, tmp_path):
     monkeypatch.chdir(exported.parent)
     encoder = OnnxEncoder(exported.name)
     monkeypatch.chdir(tmp_path)
     assert encoder.encode("a").shape == (32,)
-
-
-def test_a_provider_that_is_not_installed_is_refused(exported):
-    with pytest.raises(ValueError, match=r"providers must be among .* got 'MoonExecutionProvider'.*onnx-gpu"):
-        OnnxEncoder(exported, providers=["CPUExecutionProvider", "MoonExecutionProvider"])
-
-
-@pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])
-def test_a_missing_package_is_named_with_its_extra(exported, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)  # as good as not installed
-    with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'st-plugins\[onnx\]'"):
-        OnnxEncoder(exported)
 
 
 def test_threads_may_share_an_encoder(exported, texts):
@@ -210,23 +178,6 @@ def test_threads_may_share_an_encoder(exported, texts):
     for vectors, wanted in zip(found, expected, strict=True):
         assert_close(vectors, wanted)
     assert len(encoder._opened._sessions) == 2
-
-
-def test_batches_hold_every_text_once_and_keep_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 90, size=200).tolist()
-    for budget, most in ((64, None), (512, None), (512, 5), (1, None)):
-        batches = list(plan_batches(lengths, budget, most))
-        assert sorted(np.concatenate(batches).tolist()) == list(range(200))
-        for batch in batches:
-            tokens = len(batch) * max(lengths[row] for row in batch)
-            assert tokens <= budget or len(batch) == 1
-            assert most is None or len(batch) <= most
-    assert list(plan_batches([], 512, None)) == []
-
-
-def test_padding_goes_to_the_side_it_is_told():
-    assert pad([[1, 2, 3], [4]], 9, side="right").tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert pad([[1, 2, 3], [4]], 9, side="left").tolist() == [[1, 2, 3], [9, 9, 4]]
 
 
 def run_python(code, *arguments):

@@ -74,7 +74,7 @@ def test_the_papers_dims_are_powers_of_two(minilm):
     model = st_plugins.elastic(minilm)
     loss = TwoDMatryoshkaLoss(model, host.MultipleNegativesRankingLoss(model))
     assert loss.dims == (8, 16, 32, 64, 128, 256)
-    assert loss.layers == (1, 2, 3, 4, 5)
+    assert loss.drawn_layers == (1, 2, 3, 4, 5)
 
 
 def test_sizes_are_recorded_in_training(model):

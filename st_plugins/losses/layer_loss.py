@@ -1,0 +1,83 @@
+"""The part that losses over several layers share: one base loss, checked options, one pass per column."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from st_plugins.losses.layers import (
+    Size,
+    check_base_loss,
+    check_options,
+    elastic_transformer,
+    full_size,
+    layer_loss,
+)
+
+
+class LayerLoss(nn.Module, ABC):
+    """A formula over the embeddings of a batch at several layers. Not a loss by itself: a subclass brings the formula.
+
+    A subclass sets ``layers``, the S layers it reads, and ``sizes``, the sizes it trains, and implements
+    :meth:`compute_loss`. In training, those sizes are recorded in the model, which refuses all others.
+
+    Args:
+        model: An elastic model.
+        loss: The base loss.
+        mini_batch_size: Texts per mini-batch of gradient caching, or None.
+        temperature: > 0.
+        **weights: Factors >= 0 of the subclass, by name, for the messages.
+
+    Raises:
+        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range.
+    """
+
+    layers: tuple[int, ...]
+    sizes: tuple[Size, ...]
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        loss: nn.Module,
+        *,
+        mini_batch_size: int | None,
+        temperature: float = 1.0,
+        **weights: float,  # each subclass has its own
+    ) -> None:
+        super().__init__()
+        self.full_size = full_size(model)
+        check_base_loss(loss)
+        check_options(mini_batch_size=mini_batch_size, temperature=temperature, **weights)
+        self.model = model
+        self.loss = loss
+        self.mini_batch_size = mini_batch_size
+        self.uses_gradient_cache = mini_batch_size is not None
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar."""
+        return self._run(sentence_features, self.layers, lambda columns: self.compute_loss(columns, labels))
+
+    @abstractmethod
+    def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        """The loss of embeddings that were computed before.
+
+        Args:
+            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
+            labels: As the base loss wants them.
+
+        Returns:
+            Tensor: A scalar.
+        """
+
+    def _run(
+        self,
+        sentence_features: Iterable[dict[str, Any]],
+        layers: tuple[int, ...],
+        compute: Callable[[list[Tensor]], Tensor],
+    ) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
+        return layer_loss(self.model, sentence_features, layers, compute, self.mini_batch_size)

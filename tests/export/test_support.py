@@ -1,0 +1,79 @@
+"""What cannot be exported is refused by name, before any work."""
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    LayerNorm,
+    Router,
+    StaticEmbedding,
+)
+
+import st_plugins
+from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins_export import export_onnx
+
+WIDTH = 32
+
+
+def _static(build):
+    return SentenceTransformer(modules=[StaticEmbedding(build().tokenizer, embedding_dim=8)], device="cpu")
+
+
+def _router(build):
+    modules = list(build().children())
+    return SentenceTransformer(modules=[Router.for_query_document(modules, modules)], device="cpu")
+
+
+def _without_pooling(build):
+    return SentenceTransformer(modules=[build()[0]], device="cpu")
+
+
+def _elastic_without_pooling(build):
+    return SentenceTransformer(modules=[st_plugins.elastic(build())[0]], device="cpu")
+
+
+def _changed(change):
+    def make(build):
+        model = build()
+        change(model)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_static, "first module must be a Transformer, got StaticEmbedding"),
+        (_router, "first module must be a Transformer, got Router"),
+        (_without_pooling, "must have a Pooling, got none"),
+        (_elastic_without_pooling, "must have a Pooling, got none"),
+        (lambda build: build(behind=[LayerNorm(WIDTH)]), "must be Pooling, Dense, Normalize, got LayerNorm"),
+        (
+            lambda build: build(include_prompt=False, prompts={"query": "find: "}),
+            r"include_prompt=False\) cannot be exported together with prompts.* \['query'\]",
+        ),
+        (lambda build: build().to(torch.bfloat16), r"weights must be float32, got \{torch.bfloat16\}"),
+        (_changed(lambda model: setattr(model[0], "query_length", 8)), r"Transformer\(query_length=8\) cannot"),
+        (_changed(lambda model: setattr(model[0], "backend", "onnx")), "must run on torch, got backend='onnx'"),
+        (_changed(lambda model: setattr(model[0], "modality_config", {"message": {}})), "must read plain text"),
+        (_changed(lambda model: setattr(model.tokenizer, "pad_token", None)), "has no padding token"),
+        (_changed(lambda model: setattr(model[0], "processor", object())), "tokenizers library, got NoneType"),
+        (_changed(lambda model: setattr(model[0].auto_model, "config", None)), "must say num_hidden_layers"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_by_name(build, tmp_path, make, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        export_onnx(make(build), tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_two_gigabytes_are_refused(build, tmp_path):
+    with torch.device("meta"):  # no memory behind it
+        huge = Dense(WIDTH, 20_000_000)
+    model = build()
+    model.append(huge)
+    with pytest.raises(ExportError, match=r"less than 2 GiB of weights, the model has 2\.5 GiB"):
+        export_onnx(model, tmp_path / "out", show_progress=False)

@@ -1,0 +1,68 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from langchain_st_plugins.shared_encoder import SharedEncoder
+
+
+class _Encoder:
+    """Notes how many callers are inside at once, and what they asked."""
+
+    def __init__(self):
+        self.inside = self.most = self.asked = 0
+        self.calls = []
+        self.counting = threading.Lock()
+
+    def encode_query(self, texts, **options):
+        with self.counting:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        self.calls.append(("query", texts, options))
+        with self.counting:
+            self.inside -= 1
+        return np.ones((len(texts), 2))
+
+    def encode_document(self, texts, **options):
+        self.calls.append(("document", texts, options))
+        return np.ones((len(texts), 2))
+
+    def fingerprint(self):
+        self.asked += 1
+        return "same"
+
+
+def test_it_loads_once_and_serves_one_caller_at_a_time():
+    encoder, loads = _Encoder(), []
+    shared = SharedEncoder(lambda: loads.append(1) or encoder)
+    assert loads == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: shared.encode("query", ["a"]), range(100)))
+    assert (len(loads), encoder.most, len(encoder.calls)) == (1, 1, 100)
+
+
+def test_kinds_and_options_reach_the_encoder():
+    encoder = _Encoder()
+    shared = SharedEncoder(lambda: encoder)
+    shared.encode("query", ["a"], layer=2)
+    shared.encode("document", ["b"])
+    assert encoder.calls == [("query", ["a"], {"layer": 2}), ("document", ["b"], {})]
+
+
+def test_the_fingerprint_is_asked_for_once():
+    encoder = _Encoder()
+    shared = SharedEncoder(lambda: encoder)
+    assert [shared.fingerprint, shared.fingerprint, encoder.asked] == ["same", "same", 1]
+
+
+def test_an_encoder_without_identity_is_refused():
+    with pytest.raises(TypeError, match="must be a SentenceTransformer or have a fingerprint, and object has none"):
+        _ = SharedEncoder(object).fingerprint
+
+
+def test_async_work_has_one_thread_of_its_own():
+    shared = SharedEncoder(_Encoder)
+    names = {shared.executor.submit(lambda: threading.current_thread().name).result() for _ in range(5)}
+    assert len(names) == 1
+    assert next(iter(names)).startswith("elastic-embeddings")
