@@ -40,7 +40,7 @@ class ElasticLoss(LayerLoss):
         cross_size_weight: >= 0.
         temperature: Divides the cosines in P; > 0. At the default 0.05 a lead of 0.1 is a factor e^2.
         mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
-            gradient that of the whole batch, the time about 1.4 times.
+            gradient that of the whole batch, the time about half as much again.
 
     Inputs:
         +---------------------------------------------+--------------------+
