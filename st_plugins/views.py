@@ -117,6 +117,25 @@ def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     return _replace(model, stack.path, blocks, stack.depth, {}), states
 
 
+def decoding_view(model: nn.Module, block: nn.Module, start: Tensor, attention_mask: Tensor) -> nn.Module:
+    """A view with one block of its own, which reads a given vector where the text begins.
+
+    All else is the model's. The vector replaces the input of the block: the embedding layer adds nothing to it.
+
+    Args:
+        model: A ``PreTrainedModel`` that :func:`find_blocks` accepts, ALBERT excepted.
+        block: A module that is called as the model's blocks are, for instance a copy of the first.
+        start: (B, D), one vector per text.
+        attention_mask: (B, T) 0/1; the vector goes to the first 1 of each row.
+
+    Returns:
+        nn.Module: A model of the same class, for one forward pass over the same B texts.
+    """
+    _install_host_hooks(model)
+    blocks = nn.ModuleList([_Beginner(block, start, attention_mask)])
+    return _replace(model, find_blocks(model).path, blocks, 1, {})
+
+
 def normed_layers(model: nn.Module, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Apply the family's final norm to raw block outputs.
 
@@ -170,12 +189,25 @@ def check_views(model: nn.Module, input_ids: Tensor) -> None:
             )
 
 
-class _Recorder(nn.Module):
-    """Stands in for one block: calls it, keeps its output, and answers every question about it."""
+class _StandIn(nn.Module):
+    """Stands in for one block, and answers every question about it."""
 
-    def __init__(self, block: nn.Module, states: list[Tensor]) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+
+class _Recorder(_StandIn):
+    """Calls its block and keeps the output."""
+
+    def __init__(self, block: nn.Module, states: list[Tensor]) -> None:
+        super().__init__(block)
         self.states = states
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # whatever the family passes to its blocks
@@ -183,11 +215,19 @@ class _Recorder(nn.Module):
         self.states.append(output[0] if isinstance(output, tuple) else output)
         return output
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("block"), name)
+
+class _Beginner(_StandIn):
+    """Calls its block on states that begin with a given vector."""
+
+    def __init__(self, block: nn.Module, start: Tensor, attention_mask: Tensor) -> None:
+        super().__init__(block)
+        self.start = start
+        self.attention_mask = attention_mask
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:  # whatever the family passes to its blocks
+        first = self.attention_mask.argmax(dim=1, keepdim=True)  # (B, 1)
+        here = torch.arange(states.shape[1], device=states.device) == first  # (B, T)
+        return self.block(torch.where(here[..., None], self.start[:, None].to(states.dtype), states), *args, **kwargs)
 
 
 def _install_host_hooks(model: nn.Module) -> None:

@@ -140,3 +140,46 @@ def starbucks_loss(anchors, candidates, depth, sizes, flavour):
                 a + c, full, 1.0
             )
     return total
+
+
+def ndcg(scores, relevances, k):
+    """Of one query: gain over logarithm of the rank, as a fraction of the best order's."""
+
+    def discounted(gains):
+        return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains[:k], start=1))
+
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    return discounted([relevances[i] for i in order]) / discounted(sorted(relevances, reverse=True))
+
+
+def ranks(values):
+    """From 1; equal values share the mean of their ranks."""
+    return [sum(v < value for v in values) + (1 + sum(v == value for v in values)) / 2 for value in values]
+
+
+def spearman(first, second):
+    a, b = ranks(first), ranks(second)
+    mean = (len(a) + 1) / 2
+    covariance = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
+    return covariance / math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
+
+
+def masked_token_transform(state, weight, bias, scale, shift):
+    """SMAE's head up to the vocabulary: the first columns of a square weight, exact GELU, LayerNorm."""
+    wide = [dot(row[: len(state)], state) + b for row, b in zip(weight, bias, strict=True)]
+    bent = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in wide]
+    mean = sum(bent) / len(bent)
+    variance = sum((x - mean) ** 2 for x in bent) / len(bent)
+    return [(x - mean) / math.sqrt(variance + 1e-12) * s + t for x, s, t in zip(bent, scale, shift, strict=True)]
+
+
+def masked_token_loss(states, labels, dim, transform, vocabulary, offsets):
+    """Mean cross entropy of the tokens whose label is not -100; ``states[row][position]`` is a vector."""
+    losses = []
+    for row, row_labels in zip(states, labels, strict=True):
+        for state, label in zip(row, row_labels, strict=True):
+            if label != -100:
+                transformed = masked_token_transform(state[:dim], *transform)
+                scores = [dot(token, transformed) + o for token, o in zip(vocabulary, offsets, strict=True)]
+                losses.append(-math.log(softmax(scores)[label]))
+    return sum(losses) / len(losses)

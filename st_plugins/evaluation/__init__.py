@@ -1,5 +1,6 @@
-"""Evaluators that look at every size of a model."""
+"""Evaluators that look at every size of a model, and one size as others' benchmarks take it."""
 
 from st_plugins.evaluation.grid import ElasticGridEvaluator
+from st_plugins.evaluation.mteb_encoder import MtebEncoder
 
-__all__ = ["ElasticGridEvaluator"]
+__all__ = ["ElasticGridEvaluator", "MtebEncoder"]

@@ -2,7 +2,8 @@
 
 from st_plugins.losses.elastic import ElasticLoss
 from st_plugins.losses.espresso import EspressoLoss
+from st_plugins.losses.masked_autoencoder import MaskedAutoencoderLoss
 from st_plugins.losses.starbucks import StarbucksLoss
 from st_plugins.losses.two_d_matryoshka import TwoDMatryoshkaLoss
 
-__all__ = ["ElasticLoss", "EspressoLoss", "StarbucksLoss", "TwoDMatryoshkaLoss"]
+__all__ = ["ElasticLoss", "EspressoLoss", "MaskedAutoencoderLoss", "StarbucksLoss", "TwoDMatryoshkaLoss"]

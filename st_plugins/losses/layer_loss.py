@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from st_plugins.losses.batch_checks import check_first_batch, check_numbers
 from st_plugins.losses.layers import (
     Size,
     check_base_loss,
@@ -32,7 +33,9 @@ class LayerLoss(nn.Module, ABC):
         **weights: Factors >= 0 of the subclass, by name, for the messages.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range.
+        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range;
+            in the first batch, if the base loss cannot use its columns or labels, or has nothing to compare; later, if
+            the loss is NaN.
     """
 
     layers: tuple[int, ...]
@@ -55,10 +58,11 @@ class LayerLoss(nn.Module, ABC):
         self.loss = loss
         self.mini_batch_size = mini_batch_size
         self.uses_gradient_cache = mini_batch_size is not None
+        self._has_seen_a_batch = False
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar."""
-        return self._run(sentence_features, self.layers, lambda columns: self.compute_loss(columns, labels))
+        return self._run(sentence_features, labels, self.layers, lambda columns: self.compute_loss(columns, labels))
 
     @abstractmethod
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -75,9 +79,21 @@ class LayerLoss(nn.Module, ABC):
     def _run(
         self,
         sentence_features: Iterable[dict[str, Any]],
+        labels: Tensor | None,
         layers: tuple[int, ...],
         compute: Callable[[list[Tensor]], Tensor],
     ) -> Tensor:
         if self.training and torch.is_grad_enabled():
             elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
-        return layer_loss(self.model, sentence_features, layers, compute, self.mini_batch_size)
+
+        def checked(columns: list[Tensor]) -> Tensor:
+            check_numbers("The embeddings", columns)
+            # The first batch only: a last batch of one text at the end of an epoch must not stop a training.
+            if not self._has_seen_a_batch:
+                check_first_batch(self.loss, [column[:, -1] for column in columns], labels)
+                self._has_seen_a_batch = True
+            value = compute(columns)
+            check_numbers("The loss", [value])
+            return value
+
+        return layer_loss(self.model, sentence_features, layers, checked, self.mini_batch_size)

@@ -15,6 +15,9 @@ from st_plugins.width import embedding_width
 
 Size = tuple[int, int]
 
+# The menu of the Starbucks paper for 12 layers and 768 dims, as shares of both.
+_MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
+
 
 def unwrapped(model: nn.Module) -> SentenceTransformer:
     """The model inside the wrappers of ``torch.compile`` and distributed training."""
@@ -184,3 +187,21 @@ def check_sizes(sizes: Iterable[Size], full: Size) -> tuple[Size, ...]:
     if len(set(pairs)) != len(pairs):
         raise LossError(f"sizes must not repeat, got {pairs}.")
     return tuple(sorted(set(pairs) - {full}))
+
+
+def starbucks_menu(depth: int, width: int) -> list[Size]:
+    """The menu of the Starbucks paper, https://arxiv.org/abs/2410.13230, in proportion to a model; no full size.
+
+    Args:
+        depth: L.
+        width: D.
+
+    Returns:
+        list: Pairs (layer, dim) with layers below L, sorted.
+
+    Example:
+        >>> starbucks_menu(12, 768)
+        [(2, 32), (4, 64), (6, 128), (8, 256), (10, 512)]
+    """
+    sizes = {(max(1, round(layers * depth)), max(1, round(dims * width))) for layers, dims in _MENU}
+    return sorted(size for size in sizes if size[0] < depth)

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from st_plugins.errors import LossError
 from st_plugins.functional import distribution_loss, truncate
 from st_plugins.losses.layer_loss import LayerLoss
-from st_plugins.losses.layers import Size, check_sizes, task_loss
-
-# The paper's menu for 12 layers and 768 dims, as shares of both.
-_MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
+from st_plugins.losses.layers import Size, check_sizes, starbucks_menu, task_loss
 
 
 class StarbucksLoss(LayerLoss):
@@ -49,7 +46,7 @@ class StarbucksLoss(LayerLoss):
     References:
         Zhuang et al., *Starbucks: Improved Training for 2D Matryoshka Embeddings*, https://arxiv.org/abs/2410.13230,
         section 3.1. Differs from the authors' code: the full size gets no gradient as a teacher in the STS flavour
-        either. Their pre-training (SMAE) is not part of this loss.
+        either. Their pre-training (SMAE) is :class:`~st_plugins.losses.MaskedAutoencoderLoss`.
 
     Example:
         >>> model = st_plugins.load("minilm-elastic")
@@ -78,7 +75,7 @@ class StarbucksLoss(LayerLoss):
         )
         if flavour not in ("retrieval", "sts"):
             raise LossError(f'flavour must be "retrieval" or "sts", got {flavour!r}.')
-        self.sizes = check_sizes(_menu(*self.full_size) if sizes is None else sizes, self.full_size)
+        self.sizes = check_sizes(starbucks_menu(*self.full_size) if sizes is None else sizes, self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.flavour = flavour
         self.distillation_weight = distillation_weight
@@ -130,11 +127,6 @@ class StarbucksLoss(LayerLoss):
     archivePrefix={arXiv}
 }
 """
-
-
-def _menu(depth: int, width: int) -> list[Size]:
-    sizes = {(max(1, round(layers * depth)), max(1, round(dims * width))) for layers, dims in _MENU}
-    return sorted(size for size in sizes if size[0] < depth)
 
 
 def _dot_products(embeddings: list[Tensor]) -> Tensor:

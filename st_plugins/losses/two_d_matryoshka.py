@@ -88,7 +88,7 @@ class TwoDMatryoshkaLoss(LayerLoss):
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch at a newly drawn layer and dim, a scalar."""
         layers, dim = (_draw(self.drawn_layers), self.full_size[0]), _draw(self.dims)
-        return self._run(sentence_features, layers, lambda columns: self.compute_loss(columns, labels, dim))
+        return self._run(sentence_features, labels, layers, lambda columns: self.compute_loss(columns, labels, dim))
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None, dim: int | None = None) -> Tensor:
         """The loss of embeddings that were computed before.

@@ -11,6 +11,7 @@ from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.views import (
     check_views,
     cut_config,
+    decoding_view,
     independent_view,
     normed_layers,
     recording_view,
@@ -133,6 +134,51 @@ def test_recorders_answer_for_their_blocks():
     assert recording.encoder.layer[2].attention is model.encoder.layer[2].attention
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = recording.encoder.layer[0].no_such_name
+
+
+def inputs_of_blocks(network, blocks):
+    """What the network gives to these blocks in one pass, and what it returns."""
+    given = []
+    hooks = [block.register_forward_pre_hook(lambda _, args: given.append(args[0])) for block in blocks]
+    output = run(network)[0]
+    for hook in hooks:
+        hook.remove()
+    return given, output
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_decoding_view_is_the_first_layer_with_another_beginning(name):
+    model = families.build(name)
+    block = copy.deepcopy(follow(model, find_blocks(model).path)[0])
+    _, mask = families.batch()
+    rows, first = torch.arange(3), torch.tensor([0, 3, 0])  # the second text is padded on the left
+    start = torch.randn(3, 32)
+    [natural], expected = inputs_of_blocks(view(model, 1), [follow(model, find_blocks(model).path)[0]])
+    same = decoding_view(model, block, natural[rows, first], mask)
+    assert torch.equal(run(same)[0], expected)
+    assert same.config.num_hidden_layers == 1
+    [given], output = inputs_of_blocks(decoding_view(model, block, start, mask), [block])
+    assert torch.equal(given[rows, first], start)
+    untouched = torch.ones(3, 12, dtype=torch.bool)
+    untouched[rows, first] = False
+    assert torch.equal(given[untouched], natural[untouched])
+    assert not torch.allclose(output[mask == 1], expected[mask == 1], atol=1e-3)
+
+
+def test_a_decoding_view_trains_its_block_and_its_beginning_and_leaves_the_model_as_it_was():
+    model = families.build("modernbert")
+    before, state = model.config.to_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    block = copy.deepcopy(model.layers[0])
+    start = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)  # another precision is taken too
+    ids, mask = families.batch()
+    decoded = decoding_view(model, block, start, mask)(input_ids=ids, attention_mask=mask)[0]
+    decoded[:, -1].square().sum().backward()
+    assert start.grad[2].abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in block.parameters())
+    assert all(parameter.grad is None for parameter in model.layers.parameters())
+    assert model.final_norm.weight.grad is not None
+    assert model.config.to_dict() == before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_padding_does_not_change_a_view():

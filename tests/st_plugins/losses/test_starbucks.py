@@ -7,6 +7,7 @@ import reference
 from loss_cases import batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError
 from st_plugins.losses import StarbucksLoss
+from st_plugins.losses.layers import starbucks_menu
 
 SIZES = [(1, 4), (2, 8), (3, 16)]
 
@@ -52,9 +53,8 @@ class _Nothing(torch.nn.Module):
 
 def test_the_menu_is_the_papers_in_proportion(minilm):
     import st_plugins
-    from st_plugins.losses.starbucks import _menu
 
-    assert _menu(12, 768) == [(2, 32), (4, 64), (6, 128), (8, 256), (10, 512)]
+    assert starbucks_menu(12, 768) == [(2, 32), (4, 64), (6, 128), (8, 256), (10, 512)]
     model = st_plugins.elastic(minilm)
     loss = StarbucksLoss(model, host.MultipleNegativesRankingLoss(model))
     assert loss.sizes == ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256))
@@ -66,8 +66,9 @@ def test_sizes_are_recorded_in_training(model):
 
 
 def test_single_texts_have_no_candidates(model):
+    loss = StarbucksLoss(model, host.BatchAllTripletLoss(model), sizes=[(2, 8)])
     with pytest.raises(LossError, match="needs anchors and candidates, two or more columns, got 1"):
-        build(model)(batch(model)[:1])
+        loss(batch(model)[:1], torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
 def test_what_the_card_says(model):

