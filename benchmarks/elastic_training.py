@@ -6,6 +6,7 @@ in ``--output``, so a stopped run goes on where it was, and ``--only`` picks sin
 """
 
 import argparse
+import copy
 import gc
 import json
 import resource
@@ -42,9 +43,9 @@ from timing import print_machine
 
 DIMS = [32, 64, 128, 256, 384]
 SEPARATE_SIZES = [(1, 32), (2, 64), (3, 128), (4, 256), (5, 384), (6, 384)]
-BATCH = 64
+BATCH = 48
 LEARNING_RATE = 1e-4
-TRAINING_TOKENS, EVALUATION_TOKENS = 64, 128
+TRAINING_TOKENS, EVALUATION_TOKENS = 48, 128
 SEED = 0
 
 
@@ -56,7 +57,7 @@ class Scale:
     retrieval: tuple[str, ...]
 
 
-QUICK = Scale(steps=100, retrieval=("squad", "medline"))
+QUICK = Scale(steps=80, retrieval=("squad", "medline"))
 FULL = Scale(steps=900, retrieval=("squad", "medline", "npl", "scifact"))
 
 Method = Callable[[SentenceTransformer], nn.Module | None]
@@ -68,6 +69,9 @@ def methods() -> dict[str, Method]:
     compared: dict[str, Method] = {
         "base": lambda model: None,
         "ElasticLoss": lambda model: losses.ElasticLoss(model, _task(model), sizes=_grid(model)),
+        "ElasticLoss, teacher": lambda model: losses.ElasticLoss(
+            model, _task(model), sizes=_grid(model), teacher=copy.deepcopy(model)
+        ),
         "Matryoshka2dLoss": lambda model: Matryoshka2dLoss(model, _task(model), DIMS),
         "MatryoshkaLoss": lambda model: MatryoshkaLoss(model, _task(model), DIMS),
         "AdaptiveLayerLoss": lambda model: AdaptiveLayerLoss(model, _task(model)),
@@ -99,7 +103,7 @@ def load_start(name: str) -> SentenceTransformer:
     if name.startswith("separate"):
         layer, dim = map(int, name.split()[1].split("x"))
         return st_plugins.bake(st_plugins.elastic(model), layer=layer, dim=dim)
-    return st_plugins.elastic(model) if name in st_plugins.losses.__all__ else model
+    return st_plugins.elastic(model) if name.split(",")[0] in st_plugins.losses.__all__ else model
 
 
 class StepClock(TrainerCallback):

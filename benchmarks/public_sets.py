@@ -14,7 +14,7 @@ from datasets import Dataset
 
 FOLDER = Path(os.environ.get("ST_PLUGINS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 _SQUAD_TRAINING_SHARE = 0.8  # of the questions, which come article by article
-_LONGEST = 600  # characters of a training text; no more than 64 tokens of it are read
+_LONGEST = 600  # characters of a training text: more than the tokens that are read
 
 
 @dataclass(frozen=True)

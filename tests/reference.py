@@ -42,8 +42,11 @@ def info_nce(anchors, candidates, scale=20.0):
     return total / len(anchors)
 
 
-def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature):
-    """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the last of ``layers`` is the deepest."""
+def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature, taught=None):
+    """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the last of ``layers`` is the deepest.
+
+    ``taught`` are the teacher's vectors of both columns.
+    """
     deepest = layers[-1]
     width = len(anchors[deepest][0])
 
@@ -55,14 +58,21 @@ def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_
 
     full = scores(cut(anchors[deepest], width), cut(candidates[deepest], width))
     total = info_nce(anchors[deepest], candidates[deepest])
+    if taught is not None:
+        own, full = full, scores(*(cut(rows, len(rows[0])) for rows in taught))
+        total += distillation_weight * distribution_loss(own, full, temperature)
+    teacher = [anchors[deepest], candidates[deepest]] if taught is None else taught
+    every = [row for rows in teacher for row in cut(rows, len(rows[0]))]
     smaller = 0.0
     for layer, dim in sizes:
         a, c = cut(anchors[layer], dim), cut(candidates[layer], dim)
         smaller += info_nce(a, c)
         smaller += distillation_weight * distribution_loss(scores(a, c), full, temperature)
         if layer != deepest:
-            deep = cut(candidates[deepest], dim)
-            smaller += cross_size_weight * distribution_loss(scores(a, deep), full, temperature)
+            deep_a, deep_c = cut(anchors[deepest], dim), cut(candidates[deepest], dim)
+            smaller += cross_size_weight * distribution_loss(scores(a, deep_c), full, temperature)
+            crossed = scores(a + c, deep_a + deep_c)
+            smaller += cross_size_weight * distribution_loss(crossed, scores(every, every), temperature)
     return total + smaller / len(sizes)
 
 
@@ -183,3 +193,29 @@ def masked_token_loss(states, labels, dim, transform, vocabulary, offsets):
                 scores = [dot(token, transformed) + o for token, o in zip(vocabulary, offsets, strict=True)]
                 losses.append(-math.log(softmax(scores)[label]))
     return sum(losses) / len(losses)
+
+
+def binomial_cdf(k, n, p):
+    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(min(k, n) + 1))
+
+
+def hoeffding_bentkus(losses, alpha):
+    """P-value of a mean above alpha, https://arxiv.org/abs/2101.02703, section 3.1."""
+    n, mean = len(losses), math.fsum(losses) / len(losses)
+    r = min(mean, alpha)
+    divergence = (1 - r) * math.log((1 - r) / (1 - alpha)) + (r * math.log(r / alpha) if r else 0.0)
+    return min(1.0, math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(math.fsum(losses)), n, alpha))
+
+
+def betting(losses, alpha):
+    """The same by betting, step by step; the bet on a loss knows those before it only."""
+    wealth = best = 1.0
+    total, squares, variance = 0.5, 0.25, 0.25
+    for i, loss in enumerate(losses, 1):
+        bet = min(1.0, math.sqrt(2 * math.log(10) / (len(losses) * variance)))
+        wealth *= 1 - bet * (loss - alpha)
+        best = max(best, wealth)
+        total += loss
+        squares += (loss - total / (i + 1)) ** 2
+        variance = squares / (i + 1)
+    return 1 / best

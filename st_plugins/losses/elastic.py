@@ -1,12 +1,15 @@
 """Trains one model at many sizes, and its small queries to find full-size documents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from st_plugins.errors import LossError
 from st_plugins.functional import distribution_loss, truncate
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import Size, check_sizes, task_loss
@@ -23,12 +26,17 @@ class ElasticLoss(LayerLoss):
         loss = base(F) + mean over s in S of
                base(s)
                + distillation_weight * KL(P(F, F) || P(s, s))
-               + cross_size_weight   * KL(P(F, F) || P(s, F))            for layers below the full depth
+               + cross_size_weight   * (KL(P(F, F) || P(s, F)) + KL(Q(F, F) || Q(s, F)))     below the full depth
 
     P(a, b) is the softmax over all candidates of the batch of cos(anchor at size a, candidate at size b) /
-    temperature. The second term makes each size rank as the full one does. The third makes a shallow query find
-    documents that were indexed at full depth, which is how retrieval is served: documents once, queries on a budget;
-    the candidates there are cut to the dim of s. Neither they nor the full size as a teacher receive a gradient.
+    temperature; Q the same with every text of the batch as an anchor and as a candidate, itself included. The second
+    term makes each size rank as the full one does. The third makes a shallow query find documents that were indexed at
+    full depth, which is how retrieval is served: documents once, queries on a budget; the deep texts there are cut to
+    the dim of s. Neither they nor the full size as a teacher receive a gradient.
+
+    Training on one kind of text costs a good model quality on all others, at full size too. With a ``teacher``, a
+    frozen copy of the model from before the training or a larger one, its P and Q replace P(F, F) and Q(F, F), and
+    distillation_weight * KL(P(teacher) || P(F, F)) is added, which keeps the full size near it.
 
     Args:
         model: An elastic model, see :func:`st_plugins.elastic`.
@@ -39,6 +47,8 @@ class ElasticLoss(LayerLoss):
         distillation_weight: >= 0.
         cross_size_weight: >= 0.
         temperature: Divides the cosines in P; > 0. At the default 0.05 a lead of 0.1 is a factor e^2.
+        teacher: A model with the same tokenizer, any depth and width, often ``copy.deepcopy(model)``; it is not
+            trained. Costs a forward pass per step. None lets the full size teach.
         mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
             gradient that of the whole batch, the time about half as much again.
 
@@ -58,7 +68,8 @@ class ElasticLoss(LayerLoss):
         dict, and has the cross-size term.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, or a weight is out of range.
+        LossError: If the model is not elastic, the base loss has no embedding interface, a weight is out of range, or
+            the teacher is the model itself or has another tokenizer; in training as :class:`LayerLoss`.
         SizeError: If a size does not exist.
 
     References:
@@ -80,6 +91,7 @@ class ElasticLoss(LayerLoss):
         distillation_weight: float = 1.0,
         cross_size_weight: float = 1.0,
         temperature: float = 0.05,
+        teacher: SentenceTransformer | None = None,
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__(
@@ -95,29 +107,70 @@ class ElasticLoss(LayerLoss):
         self.distillation_weight = distillation_weight
         self.cross_size_weight = cross_size_weight
         self.temperature = temperature
+        if teacher is not None:
+            _check_teacher(teacher, model)
+        self.teacher = teacher
 
-    def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        """See :class:`LayerLoss`."""
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar."""
+        features = list(sentence_features)
+        taught = None if self.teacher is None else [self._teach(column) for column in features]
+        return self._run(features, labels, self.layers, lambda columns: self.compute_loss(columns, labels, taught))
+
+    def compute_loss(self, columns: list[Tensor], labels: Tensor | None, taught: list[Tensor] | None = None) -> Tensor:
+        """The loss of embeddings that were computed before.
+
+        Args:
+            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
+            labels: As the base loss wants them.
+            taught: The teacher's embeddings, one tensor (B, D') per column; None for those of the full size.
+
+        Returns:
+            Tensor: A scalar.
+        """
         full = [column[:, -1] for column in columns]
+        unit = [truncate(column, column.shape[-1]) for column in full]
+        teacher = [truncate(column, column.shape[-1]).detach() for column in taught] if taught else unit
         total = task_loss(self.loss, full, labels)
-        if not self.sizes:
-            return total
-        teacher = self._scores([truncate(column, column.shape[-1]) for column in full]).detach()  # (B, N)
-        smaller = total.new_zeros(())
-        for layer, dim in self.sizes:
-            index = self.layers.index(layer)
-            cut = [truncate(column[:, index], dim) for column in columns]
-            smaller = smaller + task_loss(self.loss, cut, labels)
-            smaller = smaller + self.distillation_weight * self._kl(self._scores(cut), teacher)
-            if layer < self.full_size[0]:
-                deep = [truncate(column.detach(), dim) for column in full]
-                crossed = self._scores([cut[0], *(deep[1:] or deep)])
-                smaller = smaller + self.cross_size_weight * self._kl(crossed, teacher)
-        return total + smaller / len(self.sizes)
+        if taught:
+            total = total + self.distillation_weight * self._kl(_scores(unit), _scores(teacher))
+        smaller = [self._term(size, columns, labels, teacher) for size in self.sizes]
+        return total + sum(smaller) / max(1, len(smaller))
 
-    def _scores(self, embeddings: list[Tensor]) -> Tensor:
-        """Cosines of unit vectors: anchors against every candidate, or against themselves in a one-column batch."""
-        return embeddings[0] @ torch.cat(embeddings[1:] or embeddings).T  # (B, N)
+    def _term(self, *arguments: Any) -> Tensor:
+        """What one size adds. With the large batches of gradient caching, the scores of one size at a time are kept."""
+        if self.mini_batch_size is None:
+            return self._smaller(*arguments)
+        return checkpoint(self._smaller, *arguments, use_reentrant=False)
+
+    def _smaller(self, size: Size, columns: list[Tensor], labels: Tensor | None, teacher: list[Tensor]) -> Tensor:
+        """The three terms of one size below the full one."""
+        layer, dim = size
+        cut = [truncate(column[:, self.layers.index(layer)], dim) for column in columns]
+        value = task_loss(self.loss, cut, labels) + self.distillation_weight * self._kl(_scores(cut), _scores(teacher))
+        if layer == self.full_size[0]:
+            return value
+        deep = [truncate(column[:, -1].detach(), dim) for column in columns]
+        every, every_deep = torch.cat(teacher), torch.cat(deep)
+        crossed = self._kl(_scores([cut[0], *(deep[1:] or deep)]), _scores(teacher))
+        crossed = crossed + self._kl(torch.cat(cut) @ every_deep.T, every @ every.T)
+        return value + self.cross_size_weight * crossed
+
+    @torch.no_grad()
+    def _teach(self, features: dict[str, Any]) -> Tensor:
+        """The teacher's embeddings (B, D') of one column, with the memory of a mini-batch where one is set."""
+        teacher: Any = self.teacher
+        teacher.eval()  # the trainer puts the whole loss into training mode
+        rows = len(features["input_ids"])
+        step = self.mini_batch_size or rows
+        parts = [
+            {
+                name: value[start : start + step] if isinstance(value, Tensor) else value
+                for name, value in features.items()
+            }
+            for start in range(0, rows, step)
+        ]
+        return torch.cat([teacher(part)["sentence_embedding"] for part in parts])
 
     def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
         return distribution_loss(student, teacher, self.temperature)
@@ -130,6 +183,7 @@ class ElasticLoss(LayerLoss):
             "distillation_weight": self.distillation_weight,
             "cross_size_weight": self.cross_size_weight,
             "temperature": self.temperature,
+            "teacher": self.teacher is not None,
             "mini_batch_size": self.mini_batch_size,
         }
 
@@ -145,6 +199,22 @@ class ElasticLoss(LayerLoss):
     archivePrefix={arXiv}
 }
 """
+
+
+def _scores(embeddings: list[Tensor]) -> Tensor:
+    """Cosines of unit vectors: anchors against every candidate, or against themselves in a one-column batch."""
+    return embeddings[0] @ torch.cat(embeddings[1:] or embeddings).T  # (B, N)
+
+
+def _check_teacher(teacher: SentenceTransformer, model: SentenceTransformer) -> None:
+    if teacher is model:
+        raise LossError("teacher must be another model than the one that is trained. Pass copy.deepcopy(model).")
+    is_transformer = isinstance(teacher, SentenceTransformer) and isinstance(teacher[0], Transformer)
+    if not is_transformer or teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise LossError(
+            "teacher must be a SentenceTransformer that starts with a Transformer and has the tokenizer of the model, "
+            f"this {type(teacher).__name__} is none. Pass copy.deepcopy(model), or a larger model of the same family."
+        )
 
 
 def _default_sizes(depth: int, width: int) -> list[Size]:

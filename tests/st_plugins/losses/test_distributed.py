@@ -20,6 +20,7 @@ def _loss(model, wrapped, mini_batch_size):
 
 
 def _step(model, wrapped, half, mini_batch_size):
+    model.eval()  # no dropout
     columns = [model.preprocess(ANCHORS[half]), model.preprocess(POSITIVES[half])]
     _loss(model, wrapped, mini_batch_size)(columns).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -27,6 +27,52 @@ def test_the_value_is_that_of_the_formula(model, distillation, cross):
     assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.fixture
+def teacher(plain):
+    """As deep and wide as the model, with other weights."""
+    other = copy.deepcopy(plain)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return other
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 4])
+def test_with_a_teacher_the_value_is_that_of_the_formula(model, teacher, mini_batch_size):
+    loss = build(model.double(), teacher=teacher.double(), temperature=0.2, mini_batch_size=mini_batch_size)
+    taught = [teacher.encode(side).tolist() for side in (ANCHORS, POSITIVES)]
+    embedded = embeddings_by_layer(model, loss.layers)
+    expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, taught)
+    without = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2)
+    teacher.train()  # as the trainer does with all of a loss; its dropout must stay off
+    assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
+    assert abs(expected - without) > 1e-3
+
+
+def test_a_teacher_holds_the_full_size_and_learns_nothing(model, teacher):
+    loss = ElasticLoss(model, _Nothing(), sizes=[(4, 16)], teacher=teacher)
+    value, found = gradients(loss, batch(model))
+    assert value > 0
+    assert max(gradient.abs().max() for gradient in found.values()) > 1e-6
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_copy_as_teacher_says_what_the_full_size_says(model):
+    assert build(model, teacher=copy.deepcopy(model))(batch(model)).item() == pytest.approx(
+        build(model)(batch(model)).item(), rel=1e-5
+    )
+
+
+def test_a_teacher_that_cannot_teach_is_refused(model, teacher):
+    with pytest.raises(LossError, match="teacher must be another model than the one that is trained"):
+        build(model, teacher=model)
+    with pytest.raises(LossError, match="teacher must be a SentenceTransformer that starts .* this Linear is none"):
+        build(model, teacher=torch.nn.Linear(1, 1))
+    teacher.tokenizer.add_tokens("unheard")
+    with pytest.raises(LossError, match="and has the tokenizer of the model, this SentenceTransformer is none"):
+        build(model, teacher=teacher)
+
+
 def test_with_only_the_full_size_it_is_the_base_loss(model):
     loss = ElasticLoss(model, host.MultipleNegativesRankingLoss(model), sizes=[(4, 16)])
     assert loss(batch(model)).item() == pytest.approx(loss.loss(batch(model), None).item(), rel=1e-6)
@@ -52,6 +98,16 @@ def test_cached_gradients_equal_uncached_ones(model, mini_batch_size):
     tolerance = 1e-12 if sentence_transformers.__version__ >= "6" else 1e-6
     for name, gradient in expected.items():
         assert torch.allclose(cached[name], gradient, atol=tolerance), name
+
+
+def test_with_cached_gradients_the_scores_of_all_sizes_are_not_kept_at_once(model):
+    def kept(loss):
+        numbers = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: numbers.append(t.numel()) or t, lambda t: t):
+            loss.compute_loss([torch.randn(40, len(loss.layers), 16, requires_grad=True) for _ in range(2)], None)
+        return sum(numbers)
+
+    assert kept(build(model, mini_batch_size=4)) < kept(build(model)) / 4
 
 
 def test_cached_and_uncached_draw_the_same_dropout(model):
@@ -135,7 +191,7 @@ def test_one_column_is_compared_with_itself(model):
 def test_a_last_batch_of_one_pair_and_extreme_temperatures_stay_finite(model):
     loss = build(model)
     loss(batch(model))
-    assert loss([model.preprocess(ANCHORS[:1]), model.preprocess(POSITIVES[:1])]) == 0
+    assert torch.isfinite(loss([model.preprocess(ANCHORS[:1]), model.preprocess(POSITIVES[:1])]))
     value, found = gradients(build(model, temperature=1e-4), batch(model))
     assert value < float("inf")
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
@@ -218,6 +274,7 @@ def test_what_the_card_says(model):
     loss = build(model, mini_batch_size=2)
     assert loss.get_config_dict()["sizes"] == [[1, 4], [2, 8], [3, 16], [4, 8], [4, 16]]
     assert loss.get_config_dict()["loss"] == "MultipleNegativesRankingLoss"
+    assert loss.get_config_dict()["teacher"] is False
     assert "2402.14776" in loss.citation
 
 
