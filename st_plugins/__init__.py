@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_plugins import errors, evaluation, losses, modules, training
+    from st_plugins import errors, evaluation, exits, losses, modules, training
     from st_plugins.elastic_model import bake, elastic
     from st_plugins.fingerprints import fingerprint
     from st_plugins.loading import load
 
 __version__ = "0.1.0"
 
-__all__ = ["bake", "elastic", "errors", "evaluation", "fingerprint", "load", "losses", "modules", "training"]
+__all__ = ["bake", "elastic", "errors", "evaluation", "exits", "fingerprint", "load", "losses", "modules", "training"]
 
 # A function never shares its name with a file of this package: importing the file would hide the function.
 _HOME = {

@@ -47,6 +47,12 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
             f"The first module must be sentence-transformers' Transformer, got {type(first).__name__}. "
             "Only transformers have layers to exit from."
         )
+    forward = first.__dict__.get("forward", first.forward)
+    if getattr(forward, "__func__", None) is not Transformer.forward:
+        raise UnsupportedModelError(
+            f"The forward of the first module must be its class's own, got {forward!r} in its place. "
+            "Save the model, load it again, and make that one elastic."
+        )
     check_views(first.model, torch.tensor([[1, 2, 3, 2]], device=first.model.device))
     transformer = ElasticTransformer.from_transformer(first, sizes)
     modules = dict(model.named_children())
@@ -119,7 +125,8 @@ def _kept_dim(dim: int | None, width: int, truncate_dim: int | None, tail: nn.Mo
 def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> Transformer:
     plain = object.__new__(Transformer)
     plain.__dict__.update(elastic_transformer.__dict__)
-    del plain.__dict__["sizes"]
+    for name in ("sizes", "exit_policies"):
+        del plain.__dict__[name]
     network = independent_view(elastic_transformer.model, layer)
     others = {name: module for name, module in elastic_transformer._modules.items() if name != "model"}
     plain.__dict__["_modules"] = others

@@ -6,6 +6,7 @@
     │   └── UntrainedSizeError             ... or exists, but the model was never trained for it
     ├── UnsupportedModelError(ValueError)  an architecture or pipeline this package cannot treat
     ├── LossError(ValueError)              a loss was put together, or fed, in a way that cannot train
+    ├── ExitError(ValueError)              a dynamic exit that cannot be taken, or not be calibrated
     ├── UnsafeModelError(ValueError)       a model folder holds something the loader does not open
     ├── ExportError(RuntimeError)          an ONNX export failed; nothing was written
     │   └── ParityError                    ... because the graph and the model disagree
@@ -47,6 +48,10 @@ class UnsupportedModelError(StPluginsError, ValueError):
 
 class LossError(StPluginsError, ValueError):
     """A loss was put together, or fed, in a way that cannot train."""
+
+
+class ExitError(StPluginsError, ValueError):
+    """A dynamic exit that cannot be taken, or a policy that cannot be calibrated."""
 
 
 class UnsafeModelError(StPluginsError, ValueError):

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from st_plugins.blocks import check_layer
-from st_plugins.errors import SizeError
+from st_plugins.errors import ExitError, SizeError
 from st_plugins.modules import ElasticTransformer
 
 # What a configuration says about itself or about the last run, not about the vectors.
@@ -23,31 +23,41 @@ _ASSUMED_BY_OLDER_RELEASES = (
     ("module_input_name", "sentence_embedding"),
     ("module_output_name", "sentence_embedding"),
 )
-# The sizes a model was trained for say which calls are allowed, not what they return.
-_MODULE_NOISE = frozenset({"sizes", "unpad_inputs"})
+# The sizes a model was trained for, and the policies it has, say which calls are allowed, not what they return.
+_MODULE_NOISE = frozenset({"sizes", "exit_policies", "unpad_inputs"})
 
 # Hugging Face's own pooler reads the token embeddings and writes nothing of ours. Where a folder has no weights for it,
 # every load makes up new ones.
 _UNUSED_WEIGHTS = "model.pooler."
 
 
-def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> str:
+def fingerprint(
+    model: SentenceTransformer,
+    *,
+    layer: int | None = None,
+    dim: int | None = None,
+    exit: str | float | None = None,
+) -> str:
     """SHA-256 over everything that changes a vector of this model at this size.
 
     That is: weights and their dtype, architecture, tokenizer, modules and their options, prompts, the length limit,
-    layer and dim. It is not: where the model lies, library versions, device, the sizes it was trained for. Two equal
-    fingerprints mean vectors that may be compared; an index keeps it and refuses another.
+    layer and dim, and what decides each text's exit. It is not: where the model lies, library versions, device, the
+    sizes it was trained for, what its policies are called. Two equal fingerprints mean vectors that may be compared; an
+    index keeps it and refuses another.
 
     Args:
         model: Any sentence-transformers model.
         layer: The layer used, or None for the full depth.
         dim: The dim used, or None for the model's own width.
+        exit: The policy or threshold used, or None for no early exits. A threshold means the layers trained so far.
 
     Returns:
         str: 64 hexadecimal digits, the same after saving and loading, on every machine.
 
     Raises:
         SizeError: If the layer does not exist.
+        ExitError: If the policy does not exist.
+        UntrainedSizeError: If a threshold is given and there is no layer to leave at.
 
     Example:
         >>> model = st_plugins.load("minilm-elastic")
@@ -62,6 +72,8 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
         if depth is None:
             raise SizeError(f"Only an elastic model has layers to choose from, got layer={layer!r} for a plain one.")
         check_layer(layer, depth)
+    if exit is not None and depth is None:
+        raise ExitError(f"Only an elastic model has exits, got exit={exit!r} for a plain one.")
     digest = hashlib.sha256()
     settings = {
         "prompts": model.prompts,
@@ -70,6 +82,8 @@ def fingerprint(model: SentenceTransformer, *, layer: int | None = None, dim: in
         "layer": None if layer == depth else layer,
         "dim": dim if dim is not None else model.get_embedding_dimension(),
     }
+    if exit is not None:
+        settings["exit"] = first.exit_policy(exit).decision()
     for part in (_canonical(settings), *_modules(model)):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()

@@ -104,7 +104,7 @@ class StagedRun:
         mask = self._inputs.get("attention_mask")
         if mask is None:
             mask = torch.ones_like(self._inputs["input_ids"])
-        return normed_layers(self._model, [self._hidden_states])[0], mask
+        return normed_layers(self._model, [self._hidden_states], self._stack)[0], mask
 
     def keep(self, mask: Tensor) -> None:
         """Let rows leave.

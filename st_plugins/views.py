@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from st_plugins.blocks import check_layer, find_blocks, follow
+from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
 from st_plugins.errors import UnsupportedModelError
 
 try:
@@ -136,17 +136,18 @@ def decoding_view(model: nn.Module, block: nn.Module, start: Tensor, attention_m
     return _replace(model, find_blocks(model).path, blocks, 1, {})
 
 
-def normed_layers(model: nn.Module, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def normed_layers(model: nn.Module, states: Sequence[Tensor], stack: BlockStack | None = None) -> tuple[Tensor, ...]:
     """Apply the family's final norm to raw block outputs.
 
     Args:
         model: The model the outputs came from.
         states: L tensors (B, T, D).
+        stack: Its blocks, if they have been found already.
 
     Returns:
         tuple[Tensor, ...]: L tensors (B, T, D); entry k - 1 is layer k.
     """
-    stack = find_blocks(model)
+    stack = stack or find_blocks(model)
     if stack.norm is None:
         return tuple(states)
     norm = getattr(follow(model, stack.path[:-1]), stack.norm)

@@ -15,7 +15,7 @@ CASES = [
     ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "st_plugins_export"]),
     ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints",
      ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins"]),
-    ("st_plugins.evaluation", ["mteb", "polars", "matplotlib"]),
+    ("st_plugins.evaluation, st_plugins.exits", ["mteb", "polars", "matplotlib"]),
 ]  # fmt: skip
 
 

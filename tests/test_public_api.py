@@ -7,6 +7,7 @@ import pytest
 PACKAGES = [
     "st_plugins",
     "st_plugins.evaluation",
+    "st_plugins.exits",
     "st_plugins.losses",
     "st_plugins.modules",
     "st_plugins.training",
@@ -14,8 +15,31 @@ PACKAGES = [
     "langchain_st_plugins",
 ]
 EXPECTED = {
-    "st_plugins": ["bake", "elastic", "errors", "evaluation", "fingerprint", "load", "losses", "modules", "training"],
+    "st_plugins": [
+        "bake",
+        "elastic",
+        "errors",
+        "evaluation",
+        "exits",
+        "fingerprint",
+        "load",
+        "losses",
+        "modules",
+        "training",
+    ],
     "st_plugins.evaluation": ["ElasticGridEvaluator", "MtebEncoder"],
+    "st_plugins.exits": [
+        "Certificate",
+        "Drift",
+        "ExitPolicy",
+        "Gate",
+        "OverlapRisk",
+        "Saturation",
+        "calibrate_exits",
+        "check_drift",
+        "encode_with_exits",
+        "policy_table",
+    ],
     "st_plugins.losses": [
         "ElasticLoss",
         "EspressoLoss",
@@ -24,7 +48,7 @@ EXPECTED = {
         "TwoDMatryoshkaLoss",
     ],
     "st_plugins.modules": ["ElasticTransformer", "Truncation"],
-    "st_plugins.training": ["NestedMaskingCollator"],
+    "st_plugins.training": ["NestedMaskingCollator", "train_gates"],
     "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
     "langchain_st_plugins": ["ElasticEmbeddings", "ElasticRetriever"],
 }
@@ -32,7 +56,7 @@ PUBLIC = [
     (package, name)
     for package in PACKAGES
     for name in EXPECTED[package]
-    if name not in ("errors", "evaluation", "losses", "modules", "training")
+    if name not in ("errors", "evaluation", "exits", "losses", "modules", "training")
 ]
 
 

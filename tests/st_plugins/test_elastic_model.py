@@ -5,10 +5,13 @@ import pytest
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
 
 import st_plugins
 from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.exit_criteria import Saturation
+from st_plugins.exit_policies import ExitPolicy
 from st_plugins.modules import Truncation
 
 
@@ -151,3 +154,30 @@ def test_the_real_model_keeps_its_vectors_and_bakes_exactly(minilm, texts):
 def test_an_elastic_model_survives_a_deep_copy(model, texts):
     assert isinstance(model[-1], Truncation)
     assert np.array_equal(copy.deepcopy(model).encode(texts), model.encode(texts))
+
+
+def test_a_baked_model_has_no_exits(model, texts, tmp_path):
+    model[0].add_sizes([(1, 16), (2, 16)])
+    model[0].add_exit_policy(ExitPolicy("mine", Saturation(), 0.5, (1, 2, 4)))
+    baked = st_plugins.bake(model, layer=2)
+    assert not hasattr(baked[0], "exit_policies")
+    baked.save_pretrained(tmp_path)
+    assert "exit" not in (tmp_path / "sentence_bert_config.json").read_text()
+    assert np.allclose(SentenceTransformer(str(tmp_path)).encode(texts), model.encode(texts, layer=2), atol=1e-6)
+
+
+def test_a_model_that_the_hosts_adaptive_layer_loss_has_trained_is_cut_like_any_other(plain, texts):
+    loss = losses.AdaptiveLayerLoss(plain, losses.MultipleNegativesRankingLoss(plain))
+    loss([plain.preprocess(texts), plain.preprocess(texts)], None)
+    assert "forward" in plain[0].__dict__  # what this test is about: it stays behind, bound to the plain module
+    model = st_plugins.elastic(plain)
+    assert model.encode(texts, layer=2, allow_untrained=True) == pytest.approx(
+        st_plugins.bake(model, layer=2).encode(texts), abs=1e-6
+    )
+    assert abs(model.encode(texts, layer=2, allow_untrained=True) - model.encode(texts)).max() > 1e-3
+
+
+def test_a_first_module_with_a_forward_of_its_own_is_refused(plain):
+    plain[0].forward = lambda features: features
+    with pytest.raises(UnsupportedModelError, match="forward of the first module must be its class's own, got <func"):
+        st_plugins.elastic(plain)

@@ -5,7 +5,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 import st_plugins
 from st_plugins import fingerprint
-from st_plugins.errors import SizeError
+from st_plugins.errors import ExitError, SizeError
+from st_plugins.exit_criteria import Saturation
+from st_plugins.exit_policies import ExitPolicy
 
 
 def test_it_is_the_same_after_saving_and_loading(model, tmp_path, texts):
@@ -75,3 +77,22 @@ def test_weights_no_vector_depends_on_do_not_count(tiny_folder):
 
 def test_a_plain_model_has_one_too(plain):
     assert fingerprint(plain) == fingerprint(plain)
+
+
+def test_what_decides_the_exits_changes_it(model):
+    model[0].add_sizes([(1, 16), (2, 16)])
+    before = fingerprint(model)
+    model[0].add_exit_policy(ExitPolicy("mine", Saturation(), 0.5, (1, 2, 4), weights="ab"))
+    assert fingerprint(model) == before
+    assert fingerprint(model, exit="mine") == fingerprint(model, exit=0.5) != before
+    others = [fingerprint(model, exit=0.6), fingerprint(model, exit="mine", layer=2), fingerprint(model, layer=2)]
+    model[0].add_exit_policy(ExitPolicy("mine", Saturation(2), 0.5, (1, 2, 3, 4)))
+    others.append(fingerprint(model, exit="mine"))
+    assert len({before, fingerprint(model, exit=0.5), *others}) == 6
+
+
+def test_exits_that_are_not_there_have_none(model, plain):
+    with pytest.raises(ExitError, match=r"Only an elastic model has exits, got exit='mine'"):
+        fingerprint(plain, exit="mine")
+    with pytest.raises(ExitError, match="a policy of this model"):
+        fingerprint(model, exit="mine")

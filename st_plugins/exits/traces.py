@@ -1,0 +1,163 @@
+"""What a set of texts looks like at every exit: run once, ask for every criterion and threshold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+from st_plugins.errors import InputError, UnsupportedModelError, UntrainedSizeError
+from st_plugins.exit_criteria import Criterion, masked_mean
+from st_plugins.functional import truncate
+from st_plugins.losses.layers import by_layer
+from st_plugins.modules import ElasticTransformer
+
+
+@dataclass(frozen=True)
+class Trace:
+    """N texts at S exits.
+
+    Args:
+        layers: The S exits, ascending; at the last one everything leaves.
+        pooled: (S, N, H) mean token embeddings, what criteria see.
+        lengths: (N,) tokens.
+        embeddings: (S, N, D) sentence embeddings, what the model returns.
+
+    Example:
+        >>> trace = Trace((1, 2, 3), torch.ones(3, 1, 4), torch.tensor([5]), torch.ones(3, 1, 4))
+        >>> from st_plugins.exits import Saturation
+        >>> trace.exits(trace.scores(Saturation()), 0.9)
+        tensor([1])
+    """
+
+    layers: tuple[int, ...]
+    pooled: Tensor
+    lengths: Tensor
+    embeddings: Tensor
+
+    def scores(self, criterion: Criterion) -> Tensor:
+        """(S - 1, N), the scores at every exit but the last."""
+        exits = range(1, len(self.layers))
+        return torch.stack([criterion.score(self.pooled[:count], self.lengths) for count in exits])
+
+    def exits(self, scores: Tensor, threshold: float) -> Tensor:
+        """(N,), index of the exit where each text leaves: the first whose score reaches the threshold."""
+        leaves = torch.cat([scores >= threshold, torch.ones_like(scores[:1], dtype=torch.bool)])
+        return leaves.int().argmax(dim=0)
+
+
+def first_module(model: SentenceTransformer) -> ElasticTransformer:
+    """The first module of an elastic model.
+
+    Raises:
+        UnsupportedModelError: If the model is not elastic.
+    """
+    first = model[0]
+    if not isinstance(first, ElasticTransformer):
+        raise UnsupportedModelError(
+            f"Exits need an elastic model, got one that starts with {type(first).__name__}. "
+            "Make it elastic with st_plugins.elastic(model)."
+        )
+    return first
+
+
+def exit_layers(model: SentenceTransformer) -> tuple[int, ...]:
+    """The layers texts may leave at, the last one included.
+
+    Raises:
+        UnsupportedModelError: If the model is not elastic.
+        UntrainedSizeError: If there is none but the last.
+    """
+    layers = first_module(model).trained_layers()
+    if len(layers) < 2:
+        raise UntrainedSizeError(
+            f"Exits need a model trained at layers below {layers[-1]}, this one was trained at none. Train it with "
+            "st_plugins.losses.ElasticLoss; if it was trained elsewhere, say so: st_plugins.elastic(model, sizes=...)."
+        )
+    return tuple(layers)
+
+
+def distinct(texts: Sequence[str]) -> list[str]:
+    """The texts in their order, each once.
+
+    Raises:
+        InputError: If there are none, or something is no text.
+    """
+    if isinstance(texts, str):
+        raise InputError("texts must be a list of texts, got one text. Put it in a list.")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts must be texts, got {type(text).__name__} at position {position}.")
+    if not len(texts):
+        raise InputError("texts must hold at least one text, got none.")
+    return list(dict.fromkeys(texts))
+
+
+@torch.inference_mode()
+def trace(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    batch_size: int = 32,
+) -> Trace:
+    """Run texts once and keep what each exit would give. The model is in evaluation mode afterwards, as after encode.
+
+    Args:
+        model: An elastic model, trained at layers to leave at.
+        texts: N texts.
+        prompt_name: As for ``model.encode``.
+        prompt: As for ``model.encode``.
+        batch_size: Texts per batch, sorted by length.
+
+    Returns:
+        Trace: On the CPU, texts in their order; embeddings cut to ``model.truncate_dim`` if that is set.
+
+    Raises:
+        InputError: If the prompt name is unknown.
+        UnsupportedModelError, UntrainedSizeError: If the model has no exits.
+
+    Example:
+        >>> model = st_plugins.load("minilm-elastic")
+        >>> trace(model, ["One text", "Another"]).embeddings.shape
+        torch.Size([2, 2, 384])
+    """
+    layers = exit_layers(model)
+    prompt = _prompt(model, prompt_name, prompt)
+    model.eval()
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(order), batch_size):
+        batch = [texts[index] for index in order[start : start + batch_size]]
+        features: Any = batch_to_device(model.preprocess(batch, prompt=prompt), model.device)
+        parts.append(_run(model, features, layers))
+    pooled, embeddings, lengths = (torch.cat(part) for part in zip(*parts, strict=True))
+    back = torch.from_numpy(np.argsort(order))
+    return Trace(layers, pooled[back].transpose(0, 1), lengths[back], embeddings[back].transpose(0, 1))
+
+
+def _run(
+    model: SentenceTransformer, features: dict[str, Any], layers: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (B, S, H), embeddings (B, S, D) and lengths (B,) of one batch."""
+    mask = features["attention_mask"]
+    out = model({**features, "layers": layers})
+    means = masked_mean(out["token_embeddings"], mask.repeat(len(layers), 1))
+    embeddings = by_layer(out["sentence_embedding"], layers).float()
+    if model.truncate_dim is not None:
+        embeddings = truncate(embeddings, model.truncate_dim)
+    return by_layer(means, layers).cpu(), embeddings.cpu(), mask.sum(dim=1).cpu()
+
+
+def _prompt(model: SentenceTransformer, prompt_name: str | None, prompt: str | None) -> str | None:
+    if prompt is not None:
+        return prompt
+    name = prompt_name if prompt_name is not None else model.default_prompt_name
+    if name is not None and name not in model.prompts:
+        raise InputError(f"prompt_name must be a prompt of the model, {sorted(model.prompts)}, got {name!r}.")
+    return None if name is None else model.prompts[name]
