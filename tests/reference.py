@@ -42,10 +42,12 @@ def info_nce(anchors, candidates, scale=20.0):
     return total / len(anchors)
 
 
-def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature, taught=None):
+def elastic_loss(
+    anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature, taught=None, pull=10.0
+):
     """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the last of ``layers`` is the deepest.
 
-    ``taught`` are the teacher's vectors of both columns.
+    ``taught`` are the teacher's vectors of both columns, ``pull`` the weight of their cosines.
     """
     deepest = layers[-1]
     width = len(anchors[deepest][0])
@@ -61,6 +63,10 @@ def elastic_loss(anchors, candidates, layers, sizes, distillation_weight, cross_
     if taught is not None:
         own, full = full, scores(*(cut(rows, len(rows[0])) for rows in taught))
         total += distillation_weight * distribution_loss(own, full, temperature)
+        ours, theirs = anchors[deepest] + candidates[deepest], taught[0] + taught[1]
+        if len(ours[0]) == len(theirs[0]):
+            far = [1 - dot(truncate(x, width), truncate(y, width)) for x, y in zip(ours, theirs, strict=True)]
+            total += pull * sum(far) / len(far)
     teacher = [anchors[deepest], candidates[deepest]] if taught is None else taught
     every = [row for rows in teacher for row in cut(rows, len(rows[0]))]
     smaller = 0.0

@@ -36,7 +36,9 @@ class ElasticLoss(LayerLoss):
 
     Training on one kind of text costs a good model quality on all others, at full size too. With a ``teacher``, a
     frozen copy of the model from before the training or a larger one, its P and Q replace P(F, F) and Q(F, F), and
-    distillation_weight * KL(P(teacher) || P(F, F)) is added, which keeps the full size near it.
+    this is added, which keeps the full size near it::
+
+        distillation_weight * KL(P(teacher) || P(F, F)) + teacher_weight * mean over texts of (1 - cos(F, teacher))
 
     Args:
         model: An elastic model, see :func:`st_plugins.elastic`.
@@ -49,6 +51,7 @@ class ElasticLoss(LayerLoss):
         temperature: Divides the cosines in P; > 0. At the default 0.05 a lead of 0.1 is a factor e^2.
         teacher: A model with the same tokenizer, any depth and width, often ``copy.deepcopy(model)``; it is not
             trained. Costs a forward pass per step. None lets the full size teach.
+        teacher_weight: >= 0, of the cosines to a teacher as wide as the model; one of another width has none.
         mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
             gradient that of the whole batch, the time about half as much again.
 
@@ -92,6 +95,7 @@ class ElasticLoss(LayerLoss):
         cross_size_weight: float = 1.0,
         temperature: float = 0.05,
         teacher: SentenceTransformer | None = None,
+        teacher_weight: float = 10.0,
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__(
@@ -101,6 +105,7 @@ class ElasticLoss(LayerLoss):
             temperature=temperature,
             distillation_weight=distillation_weight,
             cross_size_weight=cross_size_weight,
+            teacher_weight=teacher_weight,
         )
         self.sizes = check_sizes(_default_sizes(*self.full_size) if sizes is None else sizes, self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
@@ -110,6 +115,7 @@ class ElasticLoss(LayerLoss):
         if teacher is not None:
             _check_teacher(teacher, model)
         self.teacher = teacher
+        self.teacher_weight = teacher_weight
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar."""
@@ -134,6 +140,9 @@ class ElasticLoss(LayerLoss):
         total = task_loss(self.loss, full, labels)
         if taught:
             total = total + self.distillation_weight * self._kl(_scores(unit), _scores(teacher))
+            if teacher[0].shape == unit[0].shape:
+                cosines = (torch.cat(unit) * torch.cat(teacher)).sum(dim=-1)  # one per text
+                total = total + self.teacher_weight * (1 - cosines).mean()
         smaller = [self._term(size, columns, labels, teacher) for size in self.sizes]
         return total + sum(smaller) / max(1, len(smaller))
 
@@ -184,6 +193,7 @@ class ElasticLoss(LayerLoss):
             "cross_size_weight": self.cross_size_weight,
             "temperature": self.temperature,
             "teacher": self.teacher is not None,
+            "teacher_weight": self.teacher_weight,
             "mini_batch_size": self.mini_batch_size,
         }
 

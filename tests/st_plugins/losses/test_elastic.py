@@ -39,14 +39,27 @@ def teacher(plain):
 
 @pytest.mark.parametrize("mini_batch_size", [None, 4])
 def test_with_a_teacher_the_value_is_that_of_the_formula(model, teacher, mini_batch_size):
-    loss = build(model.double(), teacher=teacher.double(), temperature=0.2, mini_batch_size=mini_batch_size)
+    loss = build(
+        model.double(), teacher=teacher.double(), teacher_weight=3.0, temperature=0.2, mini_batch_size=mini_batch_size
+    )
     taught = [teacher.encode(side).tolist() for side in (ANCHORS, POSITIVES)]
     embedded = embeddings_by_layer(model, loss.layers)
-    expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, taught)
+    expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, taught, pull=3.0)
     without = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2)
     teacher.train()  # as the trainer does with all of a loss; its dropout must stay off
     assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
     assert abs(expected - without) > 1e-3
+
+
+def test_a_wider_teacher_is_compared_by_its_scores_alone(model):
+    loss = build(model.double(), temperature=0.2)
+    embedded = embeddings_by_layer(model, loss.layers)
+    columns = [torch.tensor([side[k] for k in loss.layers], dtype=torch.float64).transpose(0, 1) for side in embedded]
+    taught = [torch.randn(6, 20, dtype=torch.float64) for _ in columns]
+    expected = reference.elastic_loss(
+        *embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, [column.tolist() for column in taught]
+    )
+    assert loss.compute_loss(columns, None, taught).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_teacher_holds_the_full_size_and_learns_nothing(model, teacher):
@@ -283,6 +296,7 @@ def test_what_the_card_says(model):
     [
         ({"distillation_weight": -1}, "distillation_weight must be a number >= 0, got -1"),
         ({"cross_size_weight": float("nan")}, "cross_size_weight must be a number >= 0, got nan"),
+        ({"teacher_weight": -1}, "teacher_weight must be a number >= 0, got -1"),
         ({"temperature": 0}, "temperature must be > 0, got 0"),
         ({"mini_batch_size": 0}, "mini_batch_size must be a positive integer or None, got 0"),
         ({"sizes": []}, "sizes must name at least one"),
