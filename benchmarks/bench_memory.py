@@ -24,7 +24,10 @@ def peak_mebibytes(batch: int, mini_batch_size: int | None) -> tuple[float, floa
     loss = st_plugins.losses.ElasticLoss(model, MultipleNegativesRankingLoss(model), mini_batch_size=mini_batch_size)
     texts = (docstrings(1024) * (batch // 512 + 1))[: 2 * batch]
     columns = [model.preprocess(texts[:batch]), model.preprocess(texts[batch:])]
-    columns = [{name: value.to(model.device) for name, value in column.items()} for column in columns]
+    columns = [
+        {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in column.items()}
+        for column in columns
+    ]
     before = _peak()
     loss(columns).backward()
     return before, _peak()
