@@ -87,10 +87,8 @@ def _print_crossed(whole: dict[str, Result]) -> None:
 
 
 def _print_cost(results: dict[str, Result]) -> None:
-    trained = {name: result for name, result in results.items() if result["seconds per step"] is not None}
-    plain = next((r["seconds per step"] for name, r in trained.items() if name.startswith("separate 6")), None)
-    if plain is None:
-        return
-    print("\n| method | time of a step, relative to the base loss on the whole model |\n|---|---|")
-    for name, result in trained.items():
-        print(f"| {name} | {result['seconds per step'] / plain:.2f} |")
+    """One run each, minutes apart: where the machine is shared, ``bench_loss.py`` compares more fairly."""
+    print("\n| method | seconds per step | peak memory in training (MiB) |\n|---|---|---|")
+    for name, result in results.items():
+        if "seconds per step" in result:
+            print(f"| {name} | {result['seconds per step']:.2f} | {result['peak mebibytes']:.0f} |")

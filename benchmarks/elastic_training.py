@@ -7,14 +7,14 @@ in ``--output``, so a stopped run goes on where it was, and ``--only`` picks sin
 
 import argparse
 import copy
-import gc
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ import st_plugins
 from elastic_tables import print_tables
 from public_sets import require_folder, retrieval_sets, similarity_sets, training_pairs
 from size_scores import embed_layers, retrieval_grid, similarity_grid
-from timing import print_machine
+from timing import peak_mebibytes, print_machine
 
 DIMS = [32, 64, 128, 256, 384]
 SEPARATE_SIZES = [(1, 32), (2, 64), (3, 128), (4, 256), (5, 384), (6, 384)]
@@ -121,8 +121,8 @@ class StepClock(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.started)
 
 
-def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Path) -> float:
-    """Train in place with the ordinary trainer; returns the median seconds of a step."""
+def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Path) -> dict[str, float]:
+    """Train in place with the ordinary trainer; returns what it cost."""
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=BATCH,
@@ -145,7 +145,7 @@ def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Pat
         callbacks=[clock],
     )
     trainer.train()
-    return statistics.median(clock.seconds)
+    return {"seconds per step": statistics.median(clock.seconds), "peak mebibytes": peak_mebibytes()}
 
 
 def evaluate(model: SentenceTransformer, scale: Scale) -> dict[str, dict[str, float]]:
@@ -161,31 +161,21 @@ def evaluate(model: SentenceTransformer, scale: Scale) -> dict[str, dict[str, fl
     return scores
 
 
-def run(name: str, build: Method, scale: Scale, folder: Path) -> None:
-    """One method, from the published weights to a file of scores."""
+def run(name: str, scale: Scale, folder: Path) -> None:
+    """One method, from the published weights to a file of scores. In a process of its own: memory peaks once."""
+    logging.set_verbosity_error()
     print(f"\n{name}", flush=True)
     torch.manual_seed(SEED)
     model = load_start(name)
-    loss = build(model)
+    loss = methods()[name](model)
     started = time.perf_counter()
-    seconds = train(model, loss, scale, folder) if loss is not None else None
+    cost = {} if loss is None else train(model, loss, scale, folder)
     trained = time.perf_counter()
-    result = {"seconds per step": seconds, "peak memory": _peak_memory(), "scores": evaluate(model, scale)}
+    result = cost | {"scores": evaluate(model, scale)}
     print(f"trained {trained - started:.0f} s, evaluated {time.perf_counter() - trained:.0f} s", flush=True)
     unfinished = folder / "unfinished.json"
     unfinished.write_text(json.dumps(result | {"scale": asdict(scale)}), encoding="utf-8")
     unfinished.rename(folder / f"{name}.json")
-    del model, loss
-    gc.collect()
-
-
-def _peak_memory() -> float:
-    """Bytes: of this process on a CPU (it never falls again), of this method on a GPU."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return float(peak)
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
@@ -195,14 +185,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the scores; default: elastic_training[_quick]")
     arguments = parser.parse_args()
     require_folder()
-    logging.set_verbosity_error()
     scale = QUICK if arguments.quick else FULL
     folder = arguments.output or Path("elastic_training_quick" if arguments.quick else "elastic_training")
     folder.mkdir(parents=True, exist_ok=True)
     print_machine("torch", "sentence-transformers", "transformers")
     for name in arguments.only or methods():
         if not (folder / f"{name}.json").exists():
-            run(name, methods()[name], scale, folder)
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+                processes.submit(run, name, scale, folder).result()
     print_tables(folder, DIMS, SEPARATE_SIZES)
 
 

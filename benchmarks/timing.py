@@ -2,15 +2,20 @@
 
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 
+import torch
+
 
 def print_machine(*packages: str) -> None:
-    """Name the processor, its cores and the versions that the numbers below belong to."""
+    """Name the processor, the GPU where there is one, and the versions that the numbers below belong to."""
     print(f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if torch.cuda.is_available():
+        print(torch.cuda.get_device_name())
     print(", ".join(f"{package} {version(package)}" for package in packages))
 
 
@@ -24,6 +29,13 @@ def median_seconds(runs: dict[str, Callable[[], object]], *, rounds: int) -> dic
             if counted:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_mebibytes() -> float:
+    """The most memory held so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.first_modules import elastic_transformer
 from st_plugins.modules import ElasticTransformer, Truncation
 from st_plugins.views import check_views, independent_view
 from st_plugins.width import embedding_width
@@ -89,12 +90,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
         >>> SentenceTransformer("minilm-3x128").encode("A text").shape
         (128,)
     """
-    first = model[0]
-    if not isinstance(first, ElasticTransformer):
-        raise UnsupportedModelError(
-            f"bake needs an elastic model, got one that starts with {type(first).__name__}. "
-            "Make it elastic with st_plugins.elastic(model)."
-        )
+    first = elastic_transformer(model, "bake")
     layer = first.depth if layer is None else layer
     check_layer(layer, first.depth)
     modules = dict(model.named_children())

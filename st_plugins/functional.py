@@ -27,6 +27,24 @@ def truncate(embeddings: Tensor, dim: int) -> Tensor:
     return F.normalize(embeddings[..., :dim], p=2, dim=-1)
 
 
+def by_layer(stacked: Tensor, layers: tuple[int, ...]) -> Tensor:
+    """Undo the stacking of an elastic model that was asked for several layers.
+
+    Args:
+        stacked: (S * B, ...), layer by layer, as every feature of ``model({**features, "layers": layers})``.
+        layers: The S layers.
+
+    Returns:
+        Tensor: (B, S, ...).
+
+    Example:
+        >>> by_layer(torch.tensor([1, 2, 10, 20]), (3, 6))
+        tensor([[ 1, 10],
+                [ 2, 20]])
+    """
+    return stacked.unflatten(0, (len(layers), -1)).transpose(0, 1)
+
+
 def distribution_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """How far the distributions of a student are from those of a teacher, as a mean KL divergence.
 

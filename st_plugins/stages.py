@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
 from st_plugins.errors import ShapeError, SizeError, UnsupportedModelError
-from st_plugins.views import normed_layers, view
+from st_plugins.modes import evaluating
+from st_plugins.views import StandIn, normed_layers, view
 
 # Rotary tables of these kinds depend on the largest position in the batch: dropping columns would change them.
 _LENGTH_DEPENDENT_ROTARY = {"dynamic", "longrope"}
@@ -173,9 +174,7 @@ def check_stages(model: nn.Module, input_ids: Tensor) -> None:
     mask = torch.ones_like(ids)
     mask[0, 0] = mask[1, -1] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         expected = model(**inputs)[0]
         for rows in ([0, 1, 2], [0], [1]):
             states, left = _layer_by_layer(StagedRun(model, inputs), torch.tensor(rows, device=ids.device))
@@ -183,9 +182,6 @@ def check_stages(model: nn.Module, input_ids: Tensor) -> None:
             difference = float((states[left.bool()] - wanted).abs().max() / wanted.abs().max().clamp_min(1e-9))
             if not difference <= (1e-4 if states.dtype in (torch.float32, torch.float64) else 5e-2):
                 raise _unfit(model, f"that would change its output (relative difference {difference:.1e})")
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training
 
 
 def _layer_by_layer(run: StagedRun, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,12 +206,11 @@ class _Pass:
             self.output = (self.output[0], *others)
 
 
-class _Recorder(nn.Module):
-    """Stands in for one block: notes what it is called with, and returns hidden states as they came."""
+class _Recorder(StandIn):
+    """Notes what its block is called with, and returns hidden states as they came."""
 
     def __init__(self, block: nn.Module, seen: _Pass) -> None:
-        super().__init__()
-        self.block = block
+        super().__init__(block)
         self.seen = seen
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # what the family gives its blocks
@@ -230,12 +225,6 @@ class _Recorder(nn.Module):
             seen.output = (hidden_states, *_others(seen.output)) if isinstance(seen.output, tuple) else hidden_states
         seen.blocks.append(lambda states: block(states, *args, **kwargs))  # without self: a cycle would keep tensors
         return seen.output
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("block"), name)
 
 
 def _record(model: nn.Module, stack: BlockStack, inputs: Mapping[str, Any], before: _Pass | None) -> _Pass:

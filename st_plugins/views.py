@@ -2,8 +2,7 @@
 
 A view is an ordinary model of the same class: shallow copies along the path to the block list, the list cut, a
 configuration of its own. It shares every parameter with the model it came from, holds no state of a call, and
-``save_pretrained`` of it writes exactly what it computes. Nothing is patched and no hook of ours is
-installed.
+``save_pretrained`` of it writes exactly what it computes. Nothing is patched, and no hook of ours is installed.
 """
 
 import copy
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
 from st_plugins.errors import UnsupportedModelError
+from st_plugins.modes import evaluating
 
 try:
     from transformers.utils.output_capturing import maybe_install_capturing_hooks as _maybe_install_capturing_hooks
@@ -170,14 +170,9 @@ def check_views(model: nn.Module, input_ids: Tensor) -> None:
     if stack.is_shared:
         return
     recording, states = recording_view(model)
-    modes = {module: module.training for module in model.modules()}
-    recording.eval()
-    try:
+    with evaluating(recording):
         full = recording(input_ids=input_ids)[0]
         shallow = view(model, 1).eval()(input_ids=input_ids)[0]
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training
     layers = normed_layers(model, states)
     tolerance = 1e-4 if full.dtype in (torch.float32, torch.float64) else 5e-2
     for name, expected, found in (("first", layers[0], shallow), ("last", layers[-1], full)):
@@ -190,7 +185,7 @@ def check_views(model: nn.Module, input_ids: Tensor) -> None:
             )
 
 
-class _StandIn(nn.Module):
+class StandIn(nn.Module):
     """Stands in for one block, and answers every question about it."""
 
     def __init__(self, block: nn.Module) -> None:
@@ -204,7 +199,7 @@ class _StandIn(nn.Module):
             return getattr(super().__getattr__("block"), name)
 
 
-class _Recorder(_StandIn):
+class _Recorder(StandIn):
     """Calls its block and keeps the output."""
 
     def __init__(self, block: nn.Module, states: list[Tensor]) -> None:
@@ -217,7 +212,7 @@ class _Recorder(_StandIn):
         return output
 
 
-class _Beginner(_StandIn):
+class _Beginner(StandIn):
     """Calls its block on states that begin with a given vector."""
 
     def __init__(self, block: nn.Module, start: Tensor, attention_mask: Tensor) -> None:

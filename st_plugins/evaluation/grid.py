@@ -12,9 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
 from st_plugins.blocks import check_layer
-from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.errors import SizeError
 from st_plugins.evaluation.sized_model import EncodingClock, at_size
-from st_plugins.modules import ElasticTransformer
+from st_plugins.first_modules import elastic_transformer
 from st_plugins.width import embedding_width
 
 
@@ -137,12 +137,7 @@ class ElasticGridEvaluator(SentenceEvaluator):
 
     def _sizes(self, model: SentenceTransformer) -> tuple[list[int], list[int], tuple[int, int, int]]:
         """Layers and dims to evaluate, and the primary query layer, layer and dim."""
-        first = model[0]
-        if not isinstance(first, ElasticTransformer):
-            raise UnsupportedModelError(
-                f"ElasticGridEvaluator needs an elastic model, got one that starts with {type(first).__name__}. "
-                "Make it elastic with st_plugins.elastic(model)."
-            )
+        first = elastic_transformer(model, "an ElasticGridEvaluator")
         width = embedding_width(model.children())
         layers = sorted(self.layers or first.trained_layers())
         dims = sorted(self.dims or {width, *(dim for _, dim in first.sizes)})

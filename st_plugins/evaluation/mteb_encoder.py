@@ -9,17 +9,17 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from st_plugins.errors import MissingExtraError, SizeError, UnsupportedModelError
+from st_plugins.errors import MissingExtraError, SizeError
 from st_plugins.fingerprints import fingerprint
-from st_plugins.modules import ElasticTransformer
+from st_plugins.first_modules import elastic_transformer
 from st_plugins.views import view
 from st_plugins.width import embedding_width
 
 
 class MtebEncoder:
-    """One size (layer, dim) of an elastic model, for every task of mteb, the Massive Text Embedding Benchmark.
+    """One size (layer, dim) of an elastic model, or one exit policy, for every task of mteb.
 
-    It is given to mteb as any other model is::
+    mteb is the Massive Text Embedding Benchmark. The encoder is given to it as any other model is::
 
         encoder = MtebEncoder(model, layer=3, dim=128)
         mteb.evaluate(encoder, mteb.get_tasks(tasks=["STSBenchmark", "SciFact"]))
@@ -34,6 +34,8 @@ class MtebEncoder:
         dim: In [1, D]; None for the model's own width.
         query_layer: Depth of the queries, in tasks that tell them from documents; None for ``layer``. In other tasks
             all texts run to ``layer``.
+        exit: A policy of the model, or a cosine, by which each text leaves at a layer of its own; ``layer`` and
+            ``query_layer`` are then the deepest that texts and queries may reach. None runs all to the end.
         allow_untrained: Whether sizes the model was not trained for may be evaluated.
         name: What results are filed under, "organization/model"; None takes it from where the model was loaded. The
             organization is "local" where there is none, and the size is appended.
@@ -42,7 +44,9 @@ class MtebEncoder:
         MissingExtraError: If mteb is not installed.
         UnsupportedModelError: If the model is not elastic.
         SizeError: If the size does not exist.
-        UntrainedSizeError: If it was not trained. The model encodes one word to find out.
+        ExitError: If there is no such policy.
+        UntrainedSizeError: If it was not trained, or ``exit`` is a cosine and no layer was. The model encodes one word
+            to find out.
 
     References:
         MTEB, https://arxiv.org/abs/2210.07316. Its ``EncoderProtocol``: https://embeddings-benchmark.github.io/mteb.
@@ -61,17 +65,13 @@ class MtebEncoder:
         layer: int | None = None,
         dim: int | None = None,
         query_layer: int | None = None,
+        exit: str | float | None = None,
         *,
         allow_untrained: bool = False,
         name: str | None = None,
     ) -> None:
         _mteb()
-        first = model[0]
-        if not isinstance(first, ElasticTransformer):
-            raise UnsupportedModelError(
-                f"MtebEncoder needs an elastic model, got one that starts with {type(first).__name__}. "
-                "Make it elastic with st_plugins.elastic(model)."
-            )
+        first = elastic_transformer(model, "an MtebEncoder")
         width = embedding_width(model.children())
         if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width):
             raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
@@ -79,6 +79,9 @@ class MtebEncoder:
         self.layer = first.depth if layer is None else layer
         self.dim = model.get_embedding_dimension() if dim is None else dim
         self.query_layer = self.layer if query_layer is None else query_layer
+        if exit is not None:
+            first.exit_policy(exit)
+        self.exit = exit
         self.allow_untrained = allow_untrained
         self.name = _origin(first.model.name_or_path) if name is None else name if "/" in name else f"local/{name}"
         for method, depth in ((model.encode_query, self.query_layer), (model.encode_document, self.layer)):
@@ -130,10 +133,12 @@ class MtebEncoder:
         size = f"{self.layer}x{self.dim}"
         if self.query_layer != self.layer:
             size += f"-query{self.query_layer}"
+        if self.exit is not None:
+            size += f"-exit-{self.exit}"
         return meta.ModelMeta.create_empty(
             {
                 "name": f"{self.name}@{size}",
-                "revision": fingerprint(self.model, layer=self.layer, dim=self.dim)[:16],
+                "revision": fingerprint(self.model, layer=self.layer, dim=self.dim, exit=self.exit)[:16],
                 "n_parameters": _parameters(self.model, max(self.layer, self.query_layer)),
                 "max_tokens": self.model.max_seq_length,
                 "embed_dim": self.dim,
@@ -143,7 +148,8 @@ class MtebEncoder:
         )
 
     def _size(self, depth: int) -> dict[str, Any]:
-        return {"layer": depth, "truncate_dim": self.dim, "allow_untrained": self.allow_untrained}
+        size = {"layer": depth, "truncate_dim": self.dim, "allow_untrained": self.allow_untrained}
+        return size if self.exit is None else size | {"exit": self.exit}
 
 
 def _mteb() -> Any:

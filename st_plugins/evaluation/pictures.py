@@ -1,12 +1,10 @@
 """Draws what an :class:`~st_plugins.evaluation.ElasticGridEvaluator` measured."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from st_plugins.errors import MissingExtraError
 from st_plugins.evaluation.grid import GridPoint
+from st_plugins.figures import new_figure, save_figure
 
 
 def draw_grid(points: Sequence[GridPoint], file: str | Path, *, title: str = "") -> None:
@@ -32,7 +30,7 @@ def draw_grid(points: Sequence[GridPoint], file: str | Path, *, title: str = "")
         names = ("layer", "dim")
     rows, columns = (sorted({key[axis] for key in cells}) for axis in (0, 1))
     values = [[cells.get((row, column), float("nan")) for column in columns] for row in rows]
-    figure, axis = _figure(2.5 + 0.9 * len(columns), 1.6 + 0.5 * len(rows))
+    figure, axis = new_figure(2.5 + 0.9 * len(columns), 1.6 + 0.5 * len(rows))
     image = axis.imshow(values, origin="lower", cmap="viridis", aspect="auto")
     axis.set(title=title, xlabel=names[1], xticks=range(len(columns)), xticklabels=columns)
     axis.set(ylabel=names[0], yticks=range(len(rows)), yticklabels=rows)
@@ -42,7 +40,7 @@ def draw_grid(points: Sequence[GridPoint], file: str | Path, *, title: str = "")
             color = "black" if value > low + 0.6 * (high - low) else "white"
             axis.text(x, y, f"{value:.1f}", ha="center", va="center", color=color)
     figure.colorbar(image, ax=axis, label="score (%)")
-    _save(figure, Path(file))
+    save_figure(figure, file)
 
 
 def draw_frontier(points: Sequence[GridPoint], file: str | Path, *, title: str = "") -> None:
@@ -61,7 +59,7 @@ def draw_frontier(points: Sequence[GridPoint], file: str | Path, *, title: str =
     Example:
         >>> draw_frontier([GridPoint(1, 1, 8, 0.5, 0.5), GridPoint(2, 2, 8, 0.9, 1.0)], "frontier.png")
     """
-    figure, axis = _figure(7.0, 4.4)
+    figure, axis = new_figure(7.0, 4.4)
     deepest = max(point.layer for point in points)
     line = [point for point in points if point.layer == deepest] if _is_crossed(points) else list(points)
     widest = max(point.dim for point in line)
@@ -75,7 +73,7 @@ def draw_frontier(points: Sequence[GridPoint], file: str | Path, *, title: str =
     axis.margins(x=0.12, y=0.1)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    _save(figure, Path(file))
+    save_figure(figure, file)
 
 
 def _is_crossed(points: Sequence[GridPoint]) -> bool:
@@ -84,19 +82,3 @@ def _is_crossed(points: Sequence[GridPoint]) -> bool:
 
 def _cost(point: GridPoint) -> float:
     return point.cost
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "plot") from None
-    # Not pyplot: that would choose a window system and keep the figure for ever.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _save(figure: Any, file: Path) -> None:
-    unfinished = file.with_name(f".{file.name}.tmp")
-    figure.savefig(unfinished, dpi=130, format="png")
-    os.replace(unfinished, file)

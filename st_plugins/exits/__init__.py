@@ -5,7 +5,7 @@ from st_plugins.exit_policies import Certificate, ExitPolicy
 from st_plugins.exits.calibration import calibrate_exits
 from st_plugins.exits.drift import Drift, check_drift
 from st_plugins.exits.encoding import encode_with_exits
-from st_plugins.exits.policy_tables import policy_table
+from st_plugins.exits.policy_tables import policy_table, write_policy_table
 from st_plugins.exits.risks import OverlapRisk
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "check_drift",
     "encode_with_exits",
     "policy_table",
+    "write_policy_table",
 ]

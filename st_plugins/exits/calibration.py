@@ -14,8 +14,9 @@ from st_plugins.exit_criteria import Criterion, Saturation
 from st_plugins.exit_policies import NEVER, Certificate, ExitPolicy
 from st_plugins.exits.bounds import BOUNDS, PValue, fewest_texts, fixed_sequence
 from st_plugins.exits.risks import Risk, losses_at_exits, risk_of
-from st_plugins.exits.traces import Trace, distinct, exit_layers, first_module, trace
+from st_plugins.exits.traces import Trace, distinct, exit_layers, trace
 from st_plugins.fingerprints import fingerprint
+from st_plugins.first_modules import elastic_transformer
 from st_plugins.stages import check_stages
 from st_plugins.weight_digests import weights_digest
 
@@ -88,7 +89,7 @@ def calibrate_exits(
         >>> model.encode("A text", exit="balanced").shape
         (384,)
     """
-    first = first_module(model)
+    first = elastic_transformer(model, "exits")
     layers = exit_layers(model)
     criterion = Saturation() if criterion is None else criterion
     ExitPolicy(name, criterion, NEVER, layers)  # refuses names and criteria before anything is run

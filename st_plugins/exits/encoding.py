@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from st_plugins.errors import ExitError, InputError
-from st_plugins.exits.traces import first_module
+from st_plugins.first_modules import elastic_transformer
 from st_plugins.views import shallow_copy
 
 # They decide what encode returns, or who computes it; here that is settled.
@@ -42,7 +42,7 @@ def encode_with_exits(
         >>> vectors.shape, layers.tolist()
         ((2, 384), [2, 2])
     """
-    first_module(model)
+    elastic_transformer(model, "exits")
     if isinstance(texts, str) or not len(texts):
         raise InputError(f"texts must be a list of at least one text, got {texts!r}.")
     settled = sorted(_SETTLED & set(encode_arguments))

@@ -1,12 +1,11 @@
 """Draws where texts leave, and what that costs. Certificates and curves are made elsewhere."""
 
-import os
 from pathlib import Path
-from typing import Any
 
-from st_plugins.errors import ExitError, MissingExtraError
+from st_plugins.errors import ExitError
 from st_plugins.exit_policies import ExitPolicy
 from st_plugins.exits.curves import ExitCurves
+from st_plugins.figures import new_figure, save_figure
 
 
 def draw_exit_rates(policy: ExitPolicy, file: str | Path, *, title: str = "") -> None:
@@ -28,13 +27,13 @@ def draw_exit_rates(policy: ExitPolicy, file: str | Path, *, title: str = "") ->
     """
     if policy.certificate is None:
         raise ExitError(f"Exit rates are drawn from a certificate, policy {policy.name!r} has none. Calibrate it.")
-    figure, axis = _figure(2.0 + 0.7 * len(policy.layers), 3.4)
+    figure, axis = new_figure(2.0 + 0.7 * len(policy.layers), 3.4)
     rates = [100 * rate for rate in policy.certificate.exit_rates]
     bars = axis.bar([str(layer) for layer in policy.layers], rates)
     axis.bar_label(bars, fmt="%.0f")
     axis.margins(y=0.12)
     axis.set(title=title, xlabel="layer of exit", ylabel=f"texts (% of {policy.certificate.n})")
-    _save(figure, Path(file))
+    save_figure(figure, file)
 
 
 def draw_curves(curves: ExitCurves, file: str | Path, *, policy: ExitPolicy | None = None, title: str = "") -> None:
@@ -57,7 +56,7 @@ def draw_curves(curves: ExitCurves, file: str | Path, *, policy: ExitPolicy | No
     if policy is not None and (proof is None or proof.risk != curves.risk):
         came = "none" if proof is None else f"one for {proof.risk!r}"
         raise ExitError(f"The policy drawn must have a certificate for {curves.risk!r}, {policy.name!r} has {came}.")
-    figure, axis = _figure(7.0, 4.4)
+    figure, axis = new_figure(7.0, 4.4)
     for points, label, style in (
         (curves.static, "static layers", {"marker": "o", "linestyle": ":"}),
         (curves.dynamic, "dynamic exits", {}),
@@ -70,20 +69,4 @@ def draw_curves(curves: ExitCurves, file: str | Path, *, policy: ExitPolicy | No
     axis.set(title=title, xlabel="mean layer of exit", ylabel=f"mean loss ({curves.risk})")
     axis.grid(alpha=0.3)
     axis.legend()
-    _save(figure, Path(file))
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "plot") from None
-    # Not pyplot: that would choose a window system and keep the figure for ever.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _save(figure: Any, file: Path) -> None:
-    unfinished = file.with_name(f".{file.name}.tmp")
-    figure.savefig(unfinished, dpi=130, format="png")
-    os.replace(unfinished, file)
+    save_figure(figure, file)

@@ -1,10 +1,28 @@
-"""The policies of a model as a Markdown table, for its model card."""
+"""The policies of a model as a Markdown table, for its model card. They are calibrated elsewhere."""
+
+import os
+import re
+from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from st_plugins.errors import InputError
 from st_plugins.exit_policies import ExitPolicy
-from st_plugins.exits.traces import first_module
 from st_plugins.fingerprints import fingerprint
+from st_plugins.first_modules import elastic_transformer
+
+_START, _END = "<!-- start of dynamic exits -->", "<!-- end of dynamic exits -->"
+_SECTION = """\
+{start}
+## Dynamic Exits
+
+With `model.encode(texts, exit="...")` every text leaves at the layer it needs. The promise is about texts drawn as
+those of the calibration were: their mean loss against the full depth, from 0 to 1, is at most the figure given, with
+the probability P over the draw of the calibration.
+
+{table}
+{end}
+"""
 
 
 def policy_table(model: SentenceTransformer) -> str:
@@ -23,7 +41,7 @@ def policy_table(model: SentenceTransformer) -> str:
         >>> policy_table(st_plugins.load("minilm-elastic"))
         ''
     """
-    policies = first_module(model).exit_policies.values()
+    policies = elastic_transformer(model, "a table of policies").exit_policies.values()
     if not policies:
         return ""
     identity = fingerprint(model)
@@ -33,6 +51,47 @@ def policy_table(model: SentenceTransformer) -> str:
         *(_row(policy, identity) for policy in policies),
     ]
     return "\n".join(rows)
+
+
+def write_policy_table(model: SentenceTransformer, folder: str | Path) -> None:
+    """Put the policies of a model into the model card of a folder it was saved to.
+
+    sentence-transformers writes the card from a template of its own, which has no place for it, and in every save anew:
+    call this after ``save_pretrained``. ``push_to_hub`` writes another card; upload the folder instead.
+
+    Args:
+        model: The elastic model that was saved.
+        folder: Its folder. The section goes to the end of ``README.md``, or to where it was written before; without
+            policies it goes away. All else in the card stays as it is.
+
+    Raises:
+        InputError: If the folder has no ``README.md``.
+        UnsupportedModelError: If the model is not elastic.
+
+    Example:
+        >>> model = st_plugins.load("minilm-elastic")
+        >>> from st_plugins.exits import Saturation
+        >>> model[0].add_exit_policy(ExitPolicy("mine", Saturation(), 0.98, (2, 4, 6)))
+        >>> model.save_pretrained("with-exits")
+        >>> write_policy_table(model, "with-exits")
+        >>> "| `mine` |" in Path("with-exits/README.md").read_text()
+        True
+    """
+    table = policy_table(model)
+    card = Path(folder) / "README.md"
+    if not card.is_file():
+        raise InputError(
+            f"The folder must hold README.md, the model card, but {folder} does not. Save the model there first: "
+            "model.save_pretrained(folder)."
+        )
+    section = _SECTION.format(start=_START, table=table, end=_END) if table else ""
+    content = card.read_text(encoding="utf-8")
+    before, *after = re.split(f"{_START}.*?{_END}\n?", content, maxsplit=1, flags=re.DOTALL)
+    if not after and section:
+        before = before.rstrip("\n") + "\n\n"
+    unfinished = card.with_name(".README.md.tmp")
+    unfinished.write_text(before + section + "".join(after), encoding="utf-8")
+    os.replace(unfinished, card)
 
 
 def _row(policy: ExitPolicy, identity: str) -> str:

@@ -10,11 +10,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
-from st_plugins.errors import InputError, UnsupportedModelError, UntrainedSizeError
+from st_plugins.errors import InputError, UntrainedSizeError
 from st_plugins.exit_criteria import Criterion, masked_mean
-from st_plugins.functional import truncate
-from st_plugins.losses.layers import by_layer
-from st_plugins.modules import ElasticTransformer
+from st_plugins.first_modules import elastic_transformer
+from st_plugins.functional import by_layer, truncate
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,6 @@ class Trace:
         return leaves.int().argmax(dim=0)
 
 
-def first_module(model: SentenceTransformer) -> ElasticTransformer:
-    """The first module of an elastic model.
-
-    Raises:
-        UnsupportedModelError: If the model is not elastic.
-    """
-    first = model[0]
-    if not isinstance(first, ElasticTransformer):
-        raise UnsupportedModelError(
-            f"Exits need an elastic model, got one that starts with {type(first).__name__}. "
-            "Make it elastic with st_plugins.elastic(model)."
-        )
-    return first
-
-
 def exit_layers(model: SentenceTransformer) -> tuple[int, ...]:
     """The layers texts may leave at, the last one included.
 
@@ -72,7 +56,7 @@ def exit_layers(model: SentenceTransformer) -> tuple[int, ...]:
         UnsupportedModelError: If the model is not elastic.
         UntrainedSizeError: If there is none but the last.
     """
-    layers = first_module(model).trained_layers()
+    layers = elastic_transformer(model, "exits").trained_layers()
     if len(layers) < 2:
         raise UntrainedSizeError(
             f"Exits need a model trained at layers below {layers[-1]}, this one was trained at none. Train it with "

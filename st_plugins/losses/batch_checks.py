@@ -45,7 +45,7 @@ def check_numbers(what: str, values: list[Tensor]) -> None:
         what: Name of the values, for the message.
         values: Of any shapes. Infinity passes: mixed precision scales it away.
     """
-    if any(torch.isnan(value).any() for value in values):
+    if torch.stack([torch.isnan(value).any() for value in values]).any():  # one wait for the device, not one each
         raise LossError(
             f"{what} must be numbers, got NaN. Look for NaN among the labels, lower the learning rate, or train in "
             "bf16 or fp32 instead of fp16."

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from st_plugins.errors import LossError
-from st_plugins.functional import distribution_loss, truncate
+from st_plugins.functional import truncate
+from st_plugins.losses.citations import TWO_D_MATRYOSHKA
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import Size, check_sizes, task_loss
 
@@ -71,8 +72,9 @@ class ElasticLoss(LayerLoss):
         dict, and has the cross-size term.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, a weight is out of range, or
-            the teacher is the model itself or has another tokenizer; in training as :class:`LayerLoss`.
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the base loss has no embedding interface, a weight is out of range, or
+            the teacher shares weights with the model or has another tokenizer; in training as :class:`LayerLoss`.
         SizeError: If a size does not exist.
 
     References:
@@ -84,6 +86,8 @@ class ElasticLoss(LayerLoss):
         >>> loss = ElasticLoss(model, MultipleNegativesRankingLoss(model), sizes=[(2, 64), (4, 128), (6, 384)])
         >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss)
     """
+
+    citation = TWO_D_MATRYOSHKA
 
     def __init__(
         self,
@@ -111,7 +115,6 @@ class ElasticLoss(LayerLoss):
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.distillation_weight = distillation_weight
         self.cross_size_weight = cross_size_weight
-        self.temperature = temperature
         if teacher is not None:
             _check_teacher(teacher, model)
         self.teacher = teacher
@@ -135,16 +138,23 @@ class ElasticLoss(LayerLoss):
             Tensor: A scalar.
         """
         full = [column[:, -1] for column in columns]
-        unit = [truncate(column, column.shape[-1]) for column in full]
-        teacher = [truncate(column, column.shape[-1]).detach() for column in taught] if taught else unit
         total = task_loss(self.loss, full, labels)
+        teacher = [truncate(column.detach(), column.shape[-1]) for column in taught or full]
+        ranking, every = _scores(teacher), torch.cat(teacher)
         if taught:
-            total = total + self.distillation_weight * self._kl(_scores(unit), _scores(teacher))
-            if teacher[0].shape == unit[0].shape:
-                cosines = (torch.cat(unit) * torch.cat(teacher)).sum(dim=-1)  # one per text
-                total = total + self.teacher_weight * (1 - cosines).mean()
-        smaller = [self._term(size, columns, labels, teacher) for size in self.sizes]
-        return total + sum(smaller) / max(1, len(smaller))
+            total = total + self._hold(full, teacher, ranking)
+        neighbours = every @ every.T  # (N, N)
+        terms = [self._term(size, columns, labels, ranking, neighbours) for size in self.sizes]
+        return total + sum(terms) / max(1, len(terms))
+
+    def _hold(self, full: list[Tensor], teacher: list[Tensor], ranking: Tensor) -> Tensor:
+        """What keeps the full size near the teacher."""
+        unit = [truncate(column, column.shape[-1]) for column in full]
+        value = self.distillation_weight * self.divergence(_scores(unit), ranking)
+        if teacher[0].shape != unit[0].shape:
+            return value
+        cosines = (torch.cat(unit) * torch.cat(teacher)).sum(dim=-1)  # (N,)
+        return value + self.teacher_weight * (1 - cosines).mean()
 
     def _term(self, *arguments: Any) -> Tensor:
         """What one size adds. With the large batches of gradient caching, the scores of one size at a time are kept."""
@@ -152,17 +162,18 @@ class ElasticLoss(LayerLoss):
             return self._smaller(*arguments)
         return checkpoint(self._smaller, *arguments, use_reentrant=False)
 
-    def _smaller(self, size: Size, columns: list[Tensor], labels: Tensor | None, teacher: list[Tensor]) -> Tensor:
-        """The three terms of one size below the full one."""
+    def _smaller(
+        self, size: Size, columns: list[Tensor], labels: Tensor | None, ranking: Tensor, neighbours: Tensor
+    ) -> Tensor:
+        """The three terms of one size, given the scores (B, N') in P and (N, N) in Q of the teacher."""
         layer, dim = size
         cut = [truncate(column[:, self.layers.index(layer)], dim) for column in columns]
-        value = task_loss(self.loss, cut, labels) + self.distillation_weight * self._kl(_scores(cut), _scores(teacher))
+        value = task_loss(self.loss, cut, labels) + self.distillation_weight * self.divergence(_scores(cut), ranking)
         if layer == self.full_size[0]:
             return value
         deep = [truncate(column[:, -1].detach(), dim) for column in columns]
-        every, every_deep = torch.cat(teacher), torch.cat(deep)
-        crossed = self._kl(_scores([cut[0], *(deep[1:] or deep)]), _scores(teacher))
-        crossed = crossed + self._kl(torch.cat(cut) @ every_deep.T, every @ every.T)
+        crossed = self.divergence(_scores([cut[0], *(deep[1:] or deep)]), ranking)
+        crossed = crossed + self.divergence(torch.cat(cut) @ torch.cat(deep).T, neighbours)
         return value + self.cross_size_weight * crossed
 
     @torch.no_grad()
@@ -181,34 +192,15 @@ class ElasticLoss(LayerLoss):
         ]
         return torch.cat([teacher(part)["sentence_embedding"] for part in parts])
 
-    def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return distribution_loss(student, teacher, self.temperature)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says about the training."""
+    def options(self) -> dict[str, Any]:
+        """See :class:`LayerLoss`."""
         return {
-            "loss": type(self.loss).__name__,
             "sizes": [list(size) for size in [*self.sizes, self.full_size]],
             "distillation_weight": self.distillation_weight,
             "cross_size_weight": self.cross_size_weight,
-            "temperature": self.temperature,
             "teacher": self.teacher is not None,
             "teacher_weight": self.teacher_weight,
-            "mini_batch_size": self.mini_batch_size,
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of what the loss builds on."""
-        return """
-@misc{li2024twodimensional,
-    title={2D Matryoshka Sentence Embeddings},
-    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
-    year={2024},
-    eprint={2402.14776},
-    archivePrefix={arXiv}
-}
-"""
 
 
 def _scores(embeddings: list[Tensor]) -> Tensor:
@@ -217,8 +209,11 @@ def _scores(embeddings: list[Tensor]) -> Tensor:
 
 
 def _check_teacher(teacher: SentenceTransformer, model: SentenceTransformer) -> None:
-    if teacher is model:
-        raise LossError("teacher must be another model than the one that is trained. Pass copy.deepcopy(model).")
+    if isinstance(teacher, nn.Module) and {*teacher.parameters()} & {*model.parameters()}:
+        raise LossError(
+            "teacher must have weights of its own, this one shares some with the model and would be trained with it. "
+            "Pass copy.deepcopy(model)."
+        )
     is_transformer = isinstance(teacher, SentenceTransformer) and isinstance(teacher[0], Transformer)
     if not is_transformer or teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise LossError(

@@ -7,7 +7,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from st_plugins.functional import compression_target, distribution_loss, truncate
+from st_plugins.functional import compression_target, truncate
+from st_plugins.losses.citations import ESPRESSO
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import check_sizes, task_loss
 
@@ -41,7 +42,8 @@ class EspressoLoss(LayerLoss):
         and on the scale of the embeddings: keep both fixed during a run.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range.
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the base loss has no embedding interface, or an option is out of range.
         SizeError: If the dim does not exist.
 
     References:
@@ -55,6 +57,8 @@ class EspressoLoss(LayerLoss):
         >>> loss = EspressoLoss(model, MultipleNegativesRankingLoss(model), dim=64)
         >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss)
     """
+
+    citation = ESPRESSO
 
     def __init__(
         self,
@@ -79,7 +83,6 @@ class EspressoLoss(LayerLoss):
         self.layers = tuple(range(1, depth + 1))
         self.sizes = tuple((layer, dim) for layer in self.layers)
         self.compression_weight = compression_weight
-        self.temperature = temperature
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         """See :class:`LayerLoss`; S is L, layer 1 first."""
@@ -98,28 +101,12 @@ class EspressoLoss(LayerLoss):
         target = compression_target(rows, self.dim)  # (N, k)
         kept = rows[:, : self.dim]
         difference = nn.functional.mse_loss(kept, target)
-        divergence = distribution_loss(kept, target, self.temperature)
+        divergence = self.divergence(kept, target)
         return task + self.compression_weight * (difference + self.temperature * divergence)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says about the training."""
+    def options(self) -> dict[str, Any]:
+        """See :class:`LayerLoss`."""
         return {
-            "loss": type(self.loss).__name__,
             "dim": self.dim,
             "compression_weight": self.compression_weight,
-            "temperature": self.temperature,
-            "mini_batch_size": self.mini_batch_size,
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper."""
-        return """
-@inproceedings{li2025ese,
-    title={ESE: Espresso Sentence Embeddings},
-    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
-    booktitle={ICLR},
-    year={2025},
-    url={https://arxiv.org/abs/2402.14776v2}
-}
-"""

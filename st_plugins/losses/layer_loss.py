@@ -8,12 +8,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from st_plugins.first_modules import elastic_transformer
+from st_plugins.functional import distribution_loss
 from st_plugins.losses.batch_checks import check_first_batch, check_numbers
 from st_plugins.losses.layers import (
     Size,
     check_base_loss,
     check_options,
-    elastic_transformer,
     full_size,
     layer_loss,
 )
@@ -23,7 +24,8 @@ class LayerLoss(nn.Module, ABC):
     """A formula over the embeddings of a batch at several layers. Not a loss by itself: a subclass brings the formula.
 
     A subclass sets ``layers``, the S layers it reads, and ``sizes``, the sizes it trains, and implements
-    :meth:`compute_loss`. In training, those sizes are recorded in the model, which refuses all others.
+    :meth:`compute_loss` and :meth:`options`; ``citation`` is its paper. In training, those sizes are recorded in the
+    model, which refuses all others.
 
     Args:
         model: An elastic model.
@@ -33,7 +35,8 @@ class LayerLoss(nn.Module, ABC):
         **weights: Factors >= 0 of the subclass, by name, for the messages.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range;
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the base loss has no embedding interface, or an option is out of range;
             in the first batch, if the base loss cannot use its columns or labels, or has nothing to compare; later, if
             the loss is NaN.
     """
@@ -56,6 +59,7 @@ class LayerLoss(nn.Module, ABC):
         check_options(mini_batch_size=mini_batch_size, temperature=temperature, **weights)
         self.model = model
         self.loss = loss
+        self.temperature = temperature
         self.mini_batch_size = mini_batch_size
         self.uses_gradient_cache = mini_batch_size is not None
         self._has_seen_a_batch = False
@@ -76,6 +80,23 @@ class LayerLoss(nn.Module, ABC):
             Tensor: A scalar.
         """
 
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The subclass's own options by name, for the model card; those of this class are added."""
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says about the training."""
+        return {
+            "loss": type(self.loss).__name__,
+            **self.options(),
+            "temperature": self.temperature,
+            "mini_batch_size": self.mini_batch_size,
+        }
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """:func:`~st_plugins.functional.distribution_loss` of (B, N) and (B, N) at the temperature of this loss."""
+        return distribution_loss(student, teacher, self.temperature)
+
     def _run(
         self,
         sentence_features: Iterable[dict[str, Any]],
@@ -84,7 +105,7 @@ class LayerLoss(nn.Module, ABC):
         compute: Callable[[list[Tensor]], Tensor],
     ) -> Tensor:
         if self.training and torch.is_grad_enabled():
-            elastic_transformer(self.model).add_sizes([*self.sizes, self.full_size])
+            elastic_transformer(self.model, "a loss over layers").add_sizes([*self.sizes, self.full_size])
 
         def checked(columns: list[Tensor]) -> Tensor:
             check_numbers("The embeddings", columns)

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses import CachedLossMixin, uses_gradient_cache
 from torch import Tensor, nn
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import LossError, SizeError
-from st_plugins.modules import ElasticTransformer
+from st_plugins.first_modules import elastic_transformer, unwrapped
+from st_plugins.functional import by_layer
 from st_plugins.width import embedding_width
 
 Size = tuple[int, int]
@@ -19,31 +19,9 @@ Size = tuple[int, int]
 _MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
 
 
-def unwrapped(model: nn.Module) -> SentenceTransformer:
-    """The model inside the wrappers of ``torch.compile`` and distributed training."""
-    while not isinstance(model, SentenceTransformer):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-    return model
-
-
-def elastic_transformer(model: nn.Module) -> ElasticTransformer:
-    """The first module of an elastic model.
-
-    Raises:
-        LossError: If the model is not elastic.
-    """
-    first = unwrapped(model)[0]
-    if not isinstance(first, ElasticTransformer):
-        raise LossError(
-            f"The loss needs an elastic model, got one that starts with {type(first).__name__}. "
-            "Make it elastic with st_plugins.elastic(model) and give that model to the loss and to the trainer."
-        )
-    return first
-
-
 def full_size(model: nn.Module) -> Size:
     """Depth and width (L, D) of an elastic model."""
-    return elastic_transformer(model).depth, embedding_width(unwrapped(model).children())
+    return elastic_transformer(model, "a loss over layers").depth, embedding_width(unwrapped(model).children())
 
 
 def layer_loss(
@@ -107,25 +85,6 @@ class _CachedStep(CachedLossMixin):
             loss.backward()
             loss = loss.detach()
         return loss
-
-
-def by_layer(embeddings: Tensor, layers: tuple[int, ...]) -> Tensor:
-    """Undo the stacking of an elastic model that was asked for several layers.
-
-    Args:
-        embeddings: (S * B, D), layer by layer, the ``sentence_embedding`` of ``model({**features, "layers": layers})``.
-        layers: The S layers.
-
-    Returns:
-        Tensor: (B, S, D).
-
-    Example:
-        >>> model = st_plugins.load("minilm-elastic")
-        >>> features = model.preprocess(["a", "b"])
-        >>> by_layer(model({**features, "layers": (3, 6)})["sentence_embedding"], (3, 6)).shape
-        torch.Size([2, 2, 384])
-    """
-    return embeddings.unflatten(0, (len(layers), -1)).transpose(0, 1)
 
 
 def task_loss(loss: nn.Module, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import LossError, UnsupportedModelError
+from st_plugins.first_modules import elastic_transformer, unwrapped
 from st_plugins.losses.batch_checks import check_numbers
-from st_plugins.losses.layers import Size, check_sizes, elastic_transformer, full_size, starbucks_menu, unwrapped
+from st_plugins.losses.citations import STARBUCKS
+from st_plugins.losses.layers import Size, check_sizes, full_size, starbucks_menu
 from st_plugins.modules import ElasticTransformer
 from st_plugins.views import decoding_view, shallow_copy
 
@@ -56,7 +58,8 @@ class MaskedAutoencoderLoss(nn.Module):
         each process would have a head and a decoder of its own. Memory grows with sizes x hidden tokens x vocabulary.
 
     Raises:
-        LossError: If the model is not elastic, the batch does not come from the collator, nothing in it is hidden, or
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the batch does not come from the collator, nothing in it is hidden, or
             the loss is not a number.
         SizeError: If a size does not exist.
         UnsupportedModelError: If token embeddings, token states and text embedding differ in width, as in ALBERT, some
@@ -79,10 +82,12 @@ class MaskedAutoencoderLoss(nn.Module):
         >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=texts, loss=loss, data_collator=collator)
     """
 
+    citation = STARBUCKS
+
     def __init__(self, model: SentenceTransformer, *, sizes: Sequence[Size] | None = None) -> None:
         super().__init__()
         full = full_size(model)
-        transformer = elastic_transformer(model)
+        transformer = elastic_transformer(model, "a loss over layers")
         _check_widths(transformer, full[1])
         self.model = model
         self.sizes = (*check_sizes([*starbucks_menu(*full), full] if sizes is None else sizes, full), full)
@@ -98,7 +103,9 @@ class MaskedAutoencoderLoss(nn.Module):
         stacked = self.model({**features, "layers": self.layers})
         states = stacked["token_embeddings"].unflatten(0, (len(self.layers), -1))  # (S, B, T, D)
         embeddings = stacked["sentence_embedding"].unflatten(0, (len(self.layers), -1))  # (S, B, D)
-        vocabulary = elastic_transformer(self.model).model.get_input_embeddings().weight  # (V, D)
+        vocabulary = (
+            elastic_transformer(self.model, "a loss over layers").model.get_input_embeddings().weight
+        )  # (V, D)
         total = vocabulary.new_zeros(())
         for layer, dim in self.sizes:
             index = self.layers.index(layer)
@@ -111,7 +118,7 @@ class MaskedAutoencoderLoss(nn.Module):
         return loss
 
     def _decode(self, features: dict[str, Any], start: Tensor) -> Tensor:
-        transformer = elastic_transformer(self.model)
+        transformer = elastic_transformer(self.model, "a loss over layers")
         self.decoder.train(unwrapped(self.model).training)
         network = decoding_view(transformer.model, self.decoder, start, features["attention_mask"])
         return Transformer.forward(shallow_copy(transformer, model=network), features)["token_embeddings"]
@@ -126,19 +133,6 @@ class MaskedAutoencoderLoss(nn.Module):
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the training."""
         return {"sizes": [list(size) for size in self.sizes]}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper."""
-        return """
-@misc{zhuang2024starbucks,
-    title={Starbucks: Improved Training for 2D Matryoshka Embeddings},
-    author={Shengyao Zhuang and Shuai Wang and Bevan Koopman and Guido Zuccon},
-    year={2024},
-    eprint={2410.13230},
-    archivePrefix={arXiv}
-}
-"""
 
 
 class _Head(nn.Module):

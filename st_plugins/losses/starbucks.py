@@ -8,7 +8,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_plugins.errors import LossError
-from st_plugins.functional import distribution_loss, truncate
+from st_plugins.functional import truncate
+from st_plugins.losses.citations import STARBUCKS
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import Size, check_sizes, starbucks_menu, task_loss
 
@@ -39,7 +40,8 @@ class StarbucksLoss(LayerLoss):
         Whatever the base loss takes; the retrieval flavour needs two or more columns.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, an option is out of range, or
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the base loss has no embedding interface, an option is out of range, or
             the retrieval flavour gets one column.
         SizeError: If a size does not exist.
 
@@ -54,6 +56,8 @@ class StarbucksLoss(LayerLoss):
         >>> loss.sizes
         ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256))
     """
+
+    citation = STARBUCKS
 
     def __init__(
         self,
@@ -79,7 +83,6 @@ class StarbucksLoss(LayerLoss):
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
         self.flavour = flavour
         self.distillation_weight = distillation_weight
-        self.temperature = temperature
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         """See :class:`LayerLoss`."""
@@ -94,39 +97,20 @@ class StarbucksLoss(LayerLoss):
             cut = [column[:, self.layers.index(layer), :dim] for column in columns]
             if self.flavour == "sts":
                 task = task_loss(self.loss, [truncate(embeddings, dim) for embeddings in cut], labels)
-                teaching = 0.3 * self._kl(torch.cat(cut), torch.cat(full)[:, :dim])
+                teaching = 0.3 * self.divergence(torch.cat(cut), torch.cat(full)[:, :dim])
             else:
                 task = task_loss(self.loss, cut, labels)
-                teaching = self._kl(_dot_products(cut), _dot_products(full))
+                teaching = self.divergence(_dot_products(cut), _dot_products(full))
             total = total + task + self.distillation_weight * teaching
         return total
 
-    def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return distribution_loss(student, teacher, self.temperature)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says about the training."""
+    def options(self) -> dict[str, Any]:
+        """See :class:`LayerLoss`."""
         return {
-            "loss": type(self.loss).__name__,
             "sizes": [list(size) for size in [*self.sizes, self.full_size]],
             "flavour": self.flavour,
             "distillation_weight": self.distillation_weight,
-            "temperature": self.temperature,
-            "mini_batch_size": self.mini_batch_size,
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper."""
-        return """
-@misc{zhuang2024starbucks,
-    title={Starbucks: Improved Training for 2D Matryoshka Embeddings},
-    author={Shengyao Zhuang and Shuai Wang and Bevan Koopman and Guido Zuccon},
-    year={2024},
-    eprint={2410.13230},
-    archivePrefix={arXiv}
-}
-"""
 
 
 def _dot_products(embeddings: list[Tensor]) -> Tensor:

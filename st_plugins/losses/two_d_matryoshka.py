@@ -8,7 +8,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_plugins.errors import LossError
-from st_plugins.functional import distribution_loss, truncate
+from st_plugins.functional import truncate
+from st_plugins.losses.citations import TWO_D_MATRYOSHKA
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import check_sizes, task_loss
 
@@ -44,7 +45,8 @@ class TwoDMatryoshkaLoss(LayerLoss):
         caching.
 
     Raises:
-        LossError: If the model is not elastic, the base loss has no embedding interface, or an option is out of range.
+        UnsupportedModelError: If the model is not elastic.
+        LossError: If the base loss has no embedding interface, or an option is out of range.
         SizeError: If a layer or dim does not exist.
 
     References:
@@ -58,6 +60,8 @@ class TwoDMatryoshkaLoss(LayerLoss):
         >>> loss = TwoDMatryoshkaLoss(model, MultipleNegativesRankingLoss(model), dims=[64, 128])
         >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss)
     """
+
+    citation = TWO_D_MATRYOSHKA
 
     def __init__(
         self,
@@ -106,31 +110,16 @@ class TwoDMatryoshkaLoss(LayerLoss):
         total = task_loss(self.loss, deep, labels) + task_loss(self.loss, shallow, labels)
         for layer in (deep, shallow):
             total = total + task_loss(self.loss, [truncate(embeddings, dim) for embeddings in layer], labels)
-        alignment = distribution_loss(torch.cat(shallow), torch.cat(deep), temperature=1.0)
+        alignment = self.divergence(torch.cat(shallow), torch.cat(deep))
         return total + self.alignment_weight * alignment
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says about the training."""
+    def options(self) -> dict[str, Any]:
+        """See :class:`LayerLoss`."""
         return {
-            "loss": type(self.loss).__name__,
             "layers": list(self.drawn_layers),
             "dims": list(self.dims),
             "alignment_weight": self.alignment_weight,
-            "mini_batch_size": self.mini_batch_size,
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper."""
-        return """
-@misc{li2024twodimensional,
-    title={2D Matryoshka Sentence Embeddings},
-    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
-    year={2024},
-    eprint={2402.14776},
-    archivePrefix={arXiv}
-}
-"""
 
 
 def _powers_of_two(width: int) -> list[int]:

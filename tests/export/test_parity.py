@@ -55,7 +55,7 @@ def test_another_limit_is_found(elastic, exported):
 
 
 def test_smaller_sizes_need_the_elastic_model(plain, exported):
-    with pytest.raises(UnsupportedModelError, match="bake needs an elastic model"):
+    with pytest.raises(UnsupportedModelError, match="model for bake must be elastic"):
         check_parity(plain, exported)
 
 

@@ -6,7 +6,7 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, StaticEmbedding
 
 import st_plugins
 from st_plugins.errors import SizeError, UnsupportedModelError
@@ -57,6 +57,13 @@ def test_a_model_without_layers_is_refused(tokenizer):
     static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu")
     with pytest.raises(UnsupportedModelError, match="must be sentence-transformers' Transformer, got StaticEmbedding"):
         st_plugins.elastic(static)
+
+
+def test_a_model_with_two_ways_is_refused_by_name(plain):
+    modules = list(plain.children())
+    router = SentenceTransformer(modules=[Router.for_query_document(modules, modules)], device="cpu")
+    with pytest.raises(UnsupportedModelError, match="must be sentence-transformers' Transformer, got Router"):
+        st_plugins.elastic(router)
 
 
 @pytest.mark.parametrize(("layer", "dim"), [(2, 8), (2, None), (None, 8), (None, None), (4, 16), (1, 1)])
@@ -137,7 +144,7 @@ def test_baking_a_layer_that_does_not_exist_is_refused(model):
 
 def test_baking_a_plain_model_is_refused(plain):
     with pytest.raises(
-        UnsupportedModelError, match="bake needs an elastic model, got one that starts with Transformer"
+        UnsupportedModelError, match="model for bake must be elastic, got one that starts with Transformer"
     ):
         st_plugins.bake(plain)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from st_plugins.functional import compression_target, distribution_loss, truncate
+from st_plugins.functional import by_layer, compression_target, distribution_loss, truncate
 
 
 def test_truncate_by_hand():
@@ -92,3 +92,10 @@ def test_the_compression_target_has_no_gradient_and_keeps_the_dtype():
     target = compression_target(rows, 2)
     assert not target.requires_grad
     assert target.dtype == torch.bfloat16
+
+
+def test_by_layer_undoes_the_stacking():
+    stacked = torch.arange(12.0).reshape(6, 2)  # layers a, b of three texts
+    columns = by_layer(stacked, (1, 4))
+    assert columns.shape == (3, 2, 2)
+    assert columns[1].tolist() == [[2.0, 3.0], [8.0, 9.0]]

@@ -143,7 +143,9 @@ def test_the_trainer_selects_by_the_primary_size(model, tmp_path):
 
 
 def test_a_plain_model_is_refused(plain):
-    with pytest.raises(UnsupportedModelError, match="needs an elastic model, got one that starts with Transformer"):
+    with pytest.raises(
+        UnsupportedModelError, match="an ElasticGridEvaluator must be elastic, got one that starts with Transformer"
+    ):
         ElasticGridEvaluator(similarity())(plain)
 
 

@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader
 import reference
 import st_plugins
 from loss_cases import ANCHORS, POSITIVES
-from st_plugins.errors import MissingExtraError, SizeError, UnsupportedModelError, UntrainedSizeError
+from st_plugins.errors import ExitError, MissingExtraError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.evaluation import MtebEncoder
+from st_plugins.exit_criteria import Saturation
+from st_plugins.exit_policies import ExitPolicy
 
 GOLD = [4.5, 2.0, 3.0, 2.5, 4.0, 3.5]
 RELEVANT = {"q0": {"d0": 1, "d3": 2}, "q1": {"d1": 1}, "q2": {"d4": 1, "d5": 1}}
@@ -262,6 +264,27 @@ def test_a_size_that_does_not_exist_is_refused(model, size, text):
         MtebEncoder(model, **size, allow_untrained=True)
 
 
+def test_texts_leave_by_a_policy(plain, texts):
+    model = st_plugins.elastic(plain, sizes=[(1, 16), (3, 16)])
+    model[0].add_exit_policy(ExitPolicy("early", Saturation(), -0.9, (1, 3, 4)))
+    encoder = MtebEncoder(model, exit="early")
+    assert encoder.mteb_model_meta.name.endswith("@4x16-exit-early")
+    assert encoder.mteb_model_meta.revision == st_plugins.fingerprint(model, exit="early")[:16]
+    task = {"task_metadata": Similarity.metadata, "hf_split": "test", "hf_subset": "default"}
+    got = encoder.encode([{"text": texts}], **task)
+    assert np.allclose(got, model.encode(texts, layer=3), atol=1e-6)
+    assert not np.allclose(got, model.encode(texts), atol=1e-3)
+    at_most = MtebEncoder(model, exit="early", layer=1).encode([{"text": texts}], **task)
+    assert np.allclose(at_most, model.encode(texts, layer=1), atol=1e-6)
+
+
+def test_an_exit_that_does_not_exist_is_refused_before_any_task(plain):
+    with pytest.raises(ExitError, match=r"exit must be the name of a policy of this model, \[\], got 'fast'"):
+        MtebEncoder(st_plugins.elastic(plain), exit="fast")
+    with pytest.raises(UntrainedSizeError, match="exit needs a model trained at layers below 4"):
+        MtebEncoder(st_plugins.elastic(plain), exit=0.5)
+
+
 def test_an_untrained_size_is_refused_before_any_task(plain):
     model = st_plugins.elastic(plain, sizes=[(3, 8)])
     assert MtebEncoder(model, 3, 8).mteb_model_meta.embed_dim == 8
@@ -277,7 +300,7 @@ def test_an_untrained_size_is_refused_before_any_task(plain):
 def test_a_plain_model_is_refused(plain):
     assert isinstance(plain, SentenceTransformer)
     with pytest.raises(
-        UnsupportedModelError, match="MtebEncoder needs an elastic model, got .* starts with Transformer.*elastic"
+        UnsupportedModelError, match="model for an MtebEncoder must be elastic, got .* starts with Transformer.*elastic"
     ):
         MtebEncoder(plain)
 

@@ -227,7 +227,7 @@ def test_options_out_of_range_are_refused_before_any_work(trained, options, mess
 def test_models_and_texts_that_cannot_be_calibrated(trained, plain):
     with pytest.raises(InputError, match="at least one text, got none"):
         calibrate_exits(trained, [], name="x", **LOOSE)
-    with pytest.raises(UnsupportedModelError, match="Exits need an elastic model"):
+    with pytest.raises(UnsupportedModelError, match="model for exits must be elastic"):
         calibrate_exits(plain, ["a"], name="x", **LOOSE)
     with pytest.raises(UntrainedSizeError, match="Exits need a model trained at layers below 4"):
         calibrate_exits(st_plugins.elastic(plain), ["a"], name="x", **LOOSE)

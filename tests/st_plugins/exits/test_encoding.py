@@ -103,5 +103,5 @@ def test_what_cannot_be_encoded_is_refused(trained, plain):
             encode_with_exits(trained, texts, exit="half")
     with pytest.raises(ExitError, match="a policy of this model"):
         encode_with_exits(trained, ["a"], exit="no")
-    with pytest.raises(UnsupportedModelError, match="Exits need an elastic model"):
+    with pytest.raises(UnsupportedModelError, match="model for exits must be elastic"):
         encode_with_exits(plain, ["a"], exit="half")

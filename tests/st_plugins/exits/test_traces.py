@@ -66,7 +66,9 @@ def test_the_default_dim_is_cut_to(trained):
 def test_models_without_exits_are_refused(model, plain):
     with pytest.raises(UntrainedSizeError, match=r"trained at layers below 4.* say so: st_plugins.elastic"):
         exit_layers(model)
-    with pytest.raises(UnsupportedModelError, match="need an elastic model, got one that starts with Transformer"):
+    with pytest.raises(
+        UnsupportedModelError, match="model for exits must be elastic, got one that starts with Transformer"
+    ):
         exit_layers(plain)
     assert exit_layers(st_plugins.elastic(plain, sizes=[(2, 8)])) == (2, 4)
 

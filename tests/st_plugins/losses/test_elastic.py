@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer import losses as host
 
 import reference
 from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients
-from st_plugins.errors import LossError, SizeError, UntrainedSizeError
+from st_plugins.errors import LossError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.losses import ElasticLoss
 
 SIZES = [(1, 4), (2, 8), (3, 16), (4, 8)]
@@ -76,9 +76,10 @@ def test_a_copy_as_teacher_says_what_the_full_size_says(model):
     )
 
 
-def test_a_teacher_that_cannot_teach_is_refused(model, teacher):
-    with pytest.raises(LossError, match="teacher must be another model than the one that is trained"):
-        build(model, teacher=model)
+def test_a_teacher_that_cannot_teach_is_refused(model, plain, teacher):
+    for own in (model, plain):  # elastic models share the weights of the model they were made from
+        with pytest.raises(LossError, match="teacher must have weights of its own, this one shares some with the mod"):
+            build(model, teacher=own)
     with pytest.raises(LossError, match="teacher must be a SentenceTransformer that starts .* this Linear is none"):
         build(model, teacher=torch.nn.Linear(1, 1))
     teacher.tokenizer.add_tokens("unheard")
@@ -114,13 +115,22 @@ def test_cached_gradients_equal_uncached_ones(model, mini_batch_size):
 
 
 def test_with_cached_gradients_the_scores_of_all_sizes_are_not_kept_at_once(model):
-    def kept(loss):
-        numbers = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: numbers.append(t.numel()) or t, lambda t: t):
-            loss.compute_loss([torch.randn(40, len(loss.layers), 16, requires_grad=True) for _ in range(2)], None)
-        return sum(numbers)
+    def kept(sizes, mini_batch_size):
+        loss = build(model, sizes=sizes, mini_batch_size=mini_batch_size)
+        columns = [torch.randn(100, len(loss.layers), 16, requires_grad=True) for _ in range(2)]
+        tensors = {}
+        hooks = (lambda t: tensors.update({t.data_ptr(): t.numel()}) or t), (lambda t: t)
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            value = loss.compute_loss(columns, None)
+        assert value.requires_grad
+        return sum(tensors.values())
 
-    assert kept(build(model, mini_batch_size=4)) < kept(build(model)) / 4
+    def kept_per_size(mini_batch_size):
+        three, one = (kept([(layer, 16) for layer in layers], mini_batch_size) for layers in ((1, 2, 3), (1,)))
+        return (three - one) / 2
+
+    assert kept_per_size(None) > 200 * 200  # the scores of Q alone
+    assert kept_per_size(4) < 3 * 200 * 16  # texts
 
 
 def test_cached_and_uncached_draw_the_same_dropout(model):
@@ -223,18 +233,13 @@ def test_steps_lower_it(model):
     assert values[-1] < 0.9 * values[0]
 
 
-@pytest.mark.parametrize("mini_batch_size", [None, 4])
-def test_the_ordinary_trainer_trains_it_and_the_sizes_are_saved(model, tmp_path, texts, mini_batch_size):
-    with pytest.raises(UntrainedSizeError, match="trained for"):
-        model.encode(texts, layer=1)
-    before = copy.deepcopy(model.state_dict())
-    loss = build(model, mini_batch_size=mini_batch_size)
-    trainer = SentenceTransformerTrainer(
+def train(model, loss, folder):
+    SentenceTransformerTrainer(
         model=model,
         train_dataset=Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
         loss=loss,
         args=SentenceTransformerTrainingArguments(
-            output_dir=str(tmp_path / "run"),
+            output_dir=str(folder),
             max_steps=2,
             per_device_train_batch_size=3,
             report_to="none",
@@ -243,8 +248,23 @@ def test_the_ordinary_trainer_trains_it_and_the_sizes_are_saved(model, tmp_path,
             disable_tqdm=True,
             learning_rate=1e-2,
         ),
-    )
-    trainer.train()
+    ).train()
+
+
+def test_the_ordinary_trainer_leaves_the_teacher_alone(model, teacher, tmp_path):
+    before, student = copy.deepcopy(teacher.state_dict()), copy.deepcopy(model.state_dict())
+    train(model, build(model, teacher=teacher), tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert any(not torch.equal(value, student[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 4])
+def test_the_ordinary_trainer_trains_it_and_the_sizes_are_saved(model, tmp_path, texts, mini_batch_size):
+    with pytest.raises(UntrainedSizeError, match="trained for"):
+        model.encode(texts, layer=1)
+    before = copy.deepcopy(model.state_dict())
+    loss = build(model, mini_batch_size=mini_batch_size)
+    train(model, loss, tmp_path / "run")
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model[0].sizes == [[1, 4], [2, 8], [3, 16], [4, 8], [4, 16]]
     assert model.encode(texts, layer=1, truncate_dim=4).shape == (5, 4)
@@ -324,7 +344,7 @@ def test_sizes_that_do_not_exist_are_refused(model, size, message):
 
 
 def test_a_plain_model_is_refused(plain):
-    with pytest.raises(LossError, match="needs an elastic model"):
+    with pytest.raises(UnsupportedModelError, match="a loss over layers must be elastic"):
         ElasticLoss(plain, host.MultipleNegativesRankingLoss(plain))
 
 

@@ -4,6 +4,7 @@ from sentence_transformers.sentence_transformer import losses as host
 
 from loss_cases import batch
 from st_plugins.errors import LossError
+from st_plugins.functional import distribution_loss
 from st_plugins.losses.layer_loss import LayerLoss
 
 
@@ -12,6 +13,9 @@ class _Norms(LayerLoss):
 
     layers = (2, 4)
     sizes = ((2, 8),)
+
+    def options(self):
+        return {"my_option": 3}
 
     def compute_loss(self, columns, labels):
         return sum(column.square().sum() for column in columns)
@@ -44,3 +48,19 @@ def test_sizes_are_recorded_by_training_alone(model):
 def test_a_weight_is_refused_by_the_name_the_subclass_gave_it(model):
     with pytest.raises(LossError, match="my_weight must be a number >= 0, got -1"):
         _Norms(model, host.MultipleNegativesRankingLoss(model), mini_batch_size=None, my_weight=-1)
+
+
+def test_the_card_names_the_base_loss_and_all_options(model):
+    loss = _Norms(model, host.MultipleNegativesRankingLoss(model), mini_batch_size=2, temperature=0.5)
+    assert loss.get_config_dict() == {
+        "loss": "MultipleNegativesRankingLoss",
+        "my_option": 3,
+        "temperature": 0.5,
+        "mini_batch_size": 2,
+    }
+
+
+def test_its_divergence_is_at_its_temperature(model):
+    loss = _Norms(model, host.MultipleNegativesRankingLoss(model), mini_batch_size=None, temperature=0.5)
+    student, teacher = torch.randn(2, 3), torch.randn(2, 3)
+    assert loss.divergence(student, teacher) == distribution_loss(student, teacher, 0.5)

@@ -1,26 +1,79 @@
 import pytest
 import torch
+from sentence_transformers.sentence_transformer import losses as host
 
-from st_plugins.errors import LossError
-from st_plugins.losses.layers import by_layer, elastic_transformer, unwrapped
-
-
-def test_by_layer_undoes_the_stacking():
-    stacked = torch.arange(12.0).reshape(6, 2)  # layers a, b of three texts
-    columns = by_layer(stacked, (1, 4))
-    assert columns.shape == (3, 2, 2)
-    assert columns[1].tolist() == [[2.0, 3.0], [8.0, 9.0]]
-
-
-def test_wrappers_are_looked_through(model):
-    parallel = torch.nn.DataParallel(model)
-    assert unwrapped(parallel) is model
-    assert unwrapped(torch.compile(model, backend="eager")) is model
-    assert unwrapped(torch.compile(parallel, backend="eager")) is model
-    assert unwrapped(torch.nn.DataParallel(torch.compile(model, backend="eager"))) is model
-    assert elastic_transformer(parallel) is model[0]
+from loss_cases import batch
+from st_plugins.errors import LossError, SizeError, UnsupportedModelError
+from st_plugins.losses.layers import (
+    check_base_loss,
+    check_options,
+    check_sizes,
+    full_size,
+    layer_loss,
+    starbucks_menu,
+    task_loss,
+)
 
 
-def test_a_plain_model_is_refused(plain):
-    with pytest.raises(LossError, match="needs an elastic model, got one that starts with Transformer"):
-        elastic_transformer(plain)
+def test_the_full_size_is_depth_and_width(model, plain):
+    assert full_size(model) == full_size(torch.nn.DataParallel(model)) == (4, 16)
+    with pytest.raises(UnsupportedModelError, match="a loss over layers must be elastic"):
+        full_size(plain)
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 3])
+def test_a_formula_is_given_every_layer_of_every_column(model, mini_batch_size):
+    columns = batch(model)
+    seen = []
+    layer_loss(model, columns, (1, 4), lambda reps: seen.append(reps) or sum(map(torch.sum, reps)), mini_batch_size)
+    for column, features in zip(seen[0], columns, strict=True):
+        assert column.shape == (len(features["input_ids"]), 2, 16)
+        for place, layer in enumerate((1, 4)):
+            alone = model(dict(features), layer=layer, allow_untrained=True)["sentence_embedding"]
+            assert torch.allclose(column[:, place], alone, atol=1e-6)
+
+
+def test_the_parts_of_a_loss_are_added():
+    class Parts(torch.nn.Module):
+        def compute_loss_from_embeddings(self, embeddings, labels):
+            return {"a": embeddings[0].sum(), "b": 2 * embeddings[0].sum()}
+
+    assert task_loss(Parts(), [torch.ones(1, 2)], None) == 6
+
+
+def test_base_losses_without_embeddings_are_refused(plain):
+    check_base_loss(host.MultipleNegativesRankingLoss(plain))
+    with pytest.raises(LossError, match="must not cache gradients itself, got CachedMultipleNegativesRankingLoss"):
+        check_base_loss(host.CachedMultipleNegativesRankingLoss(plain))
+    with pytest.raises(LossError, match="must have compute_loss_from_embeddings, Identity has not"):
+        check_base_loss(torch.nn.Identity())
+
+
+@pytest.mark.parametrize(("option", "text"), [
+    ({"weight": -1.0}, r"weight must be a number >= 0, got -1\.0"), ({"weight": float("nan")}, "weight .* got nan"),
+    ({"temperature": 0.0}, r"temperature must be > 0, got 0\.0"), ({"mini_batch_size": 0}, "positive integer or None"),
+])  # fmt: skip
+def test_an_option_out_of_range_is_named(option, text):
+    with pytest.raises(LossError, match=text):
+        check_options(**{"mini_batch_size": None, "temperature": 1.0} | option)
+
+
+def test_sizes_are_sorted_without_the_full_one():
+    assert check_sizes([[4, 16], (2, 8), (1, 16)], (4, 16)) == ((1, 16), (2, 8))
+    assert check_sizes([(4, 16)], (4, 16)) == ()
+
+
+@pytest.mark.parametrize(("sizes", "error", "text"), [
+    ([], LossError, "must name at least one"), ([(1, 8), [1, 8]], LossError, "must not repeat"),
+    ([(1, 8, 2)], SizeError, r"pairs \(layer, dim\), got \(1, 8, 2\)"), ([(5, 8)], SizeError, "from 1 to 4 .* got 5"),
+    ([(1, 17)], SizeError, "from 1 to 16 .* got 17"), ([(1, True)], SizeError, "from 1 to 16 .* got True"),
+])  # fmt: skip
+def test_sizes_that_do_not_exist_are_refused(sizes, error, text):
+    with pytest.raises(error, match=text):
+        check_sizes(sizes, (4, 16))
+
+
+def test_the_menu_follows_the_paper_in_proportion():
+    assert starbucks_menu(12, 768) == [(2, 32), (4, 64), (6, 128), (8, 256), (10, 512)]  # the paper's own
+    assert starbucks_menu(6, 384) == [(1, 16), (2, 32), (3, 64), (4, 128), (5, 256)]
+    assert all(layer < 2 and dim >= 1 for layer, dim in starbucks_menu(2, 8))

@@ -360,7 +360,7 @@ def test_a_loss_that_is_not_a_number_is_refused(masked_model):
 
 
 def test_a_plain_model_is_refused(plain_models):
-    with pytest.raises(LossError, match="needs an elastic model"):
+    with pytest.raises(UnsupportedModelError, match="a loss over layers must be elastic"):
         MaskedAutoencoderLoss(plain_models["mean"])
 
 

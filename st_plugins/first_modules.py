@@ -1,0 +1,37 @@
+"""Finds the elastic transformer at the start of a model."""
+
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from st_plugins.errors import UnsupportedModelError
+from st_plugins.modules import ElasticTransformer
+
+
+def unwrapped(model: nn.Module) -> SentenceTransformer:
+    """The model inside the wrappers of ``torch.compile`` and distributed training."""
+    while not isinstance(model, SentenceTransformer):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
+def elastic_transformer(model: nn.Module, user: str) -> ElasticTransformer:
+    """The first module of an elastic model, wrapped or not.
+
+    Args:
+        model: A ``SentenceTransformer``.
+        user: Who needs it, for the message.
+
+    Raises:
+        UnsupportedModelError: If the model is not elastic.
+
+    Example:
+        >>> elastic_transformer(st_plugins.load("minilm-elastic"), "this example").depth
+        6
+    """
+    first = unwrapped(model)[0]
+    if not isinstance(first, ElasticTransformer):
+        raise UnsupportedModelError(
+            f"The model for {user} must be elastic, got one that starts with {type(first).__name__}. "
+            "Make it elastic with st_plugins.elastic(model), and use that one from here on."
+        )
+    return first

@@ -1,0 +1,31 @@
+"""BibTeX of the papers that the losses follow, for model cards."""
+
+TWO_D_MATRYOSHKA = """
+@misc{li2024twodimensional,
+    title={2D Matryoshka Sentence Embeddings},
+    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
+    year={2024},
+    eprint={2402.14776},
+    archivePrefix={arXiv}
+}
+"""
+
+ESPRESSO = """
+@inproceedings{li2025ese,
+    title={ESE: Espresso Sentence Embeddings},
+    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
+    booktitle={ICLR},
+    year={2025},
+    url={https://arxiv.org/abs/2402.14776v2}
+}
+"""
+
+STARBUCKS = """
+@misc{zhuang2024starbucks,
+    title={Starbucks: Improved Training for 2D Matryoshka Embeddings},
+    author={Shengyao Zhuang and Shuai Wang and Bevan Koopman and Guido Zuccon},
+    year={2024},
+    eprint={2410.13230},
+    archivePrefix={arXiv}
+}
+"""

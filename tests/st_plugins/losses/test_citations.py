@@ -1,0 +1,26 @@
+import re
+
+import pytest
+
+from st_plugins import losses
+from st_plugins.losses import citations
+
+
+@pytest.mark.parametrize(
+    ("loss", "arxiv"),
+    [
+        (losses.ElasticLoss, "2402.14776"),
+        (losses.TwoDMatryoshkaLoss, "2402.14776"),
+        (losses.EspressoLoss, "2402.14776v2"),
+        (losses.StarbucksLoss, "2410.13230"),
+        (losses.MaskedAutoencoderLoss, "2410.13230"),
+    ],
+)
+def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
+    assert re.search(rf"\b{arxiv}\b", loss.citation)
+    assert f"https://arxiv.org/abs/{arxiv}" in loss.__doc__ or "2402.14776" in loss.__doc__
+
+
+def test_entries_are_whole():
+    for entry in (citations.TWO_D_MATRYOSHKA, citations.ESPRESSO, citations.STARBUCKS):
+        assert re.fullmatch(r"\n@\w+\{\w+,\n(    \w+=\{.+\},?\n)+\}\n", entry)
