@@ -90,5 +90,5 @@ def _print_cost(results: dict[str, Result]) -> None:
     """One run each, minutes apart: where the machine is shared, ``bench_loss.py`` compares more fairly."""
     print("\n| method | seconds per step | peak memory in training (MiB) |\n|---|---|---|")
     for name, result in results.items():
-        if "seconds per step" in result:
-            print(f"| {name} | {result['seconds per step']:.2f} | {result['peak mebibytes']:.0f} |")
+        cells = (result.get(key) for key in ("seconds per step", "peak mebibytes"))
+        print(f"| {name} | " + " | ".join("-" if cell is None else f"{cell:.2f}" for cell in cells) + " |")
