@@ -9,19 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st_plugins import errors, evaluation, exits, losses, modules, training
+    from st_plugins.bidirectional_attention import bidirectional
     from st_plugins.elastic_model import bake, elastic
     from st_plugins.fingerprints import fingerprint
     from st_plugins.loading import load
+    from st_plugins.nv_embed import from_nv_embed
 
 __version__ = "0.1.0"
 
-__all__ = ["bake", "elastic", "errors", "evaluation", "exits", "fingerprint", "load", "losses", "modules", "training"]
+__all__ = [
+    "bake",
+    "bidirectional",
+    "elastic",
+    "errors",
+    "evaluation",
+    "exits",
+    "fingerprint",
+    "from_nv_embed",
+    "load",
+    "losses",
+    "modules",
+    "training",
+]
 
 # A function never shares its name with a file of this package: importing the file would hide the function.
 _HOME = {
     "bake": "st_plugins.elastic_model",
+    "bidirectional": "st_plugins.bidirectional_attention",
     "elastic": "st_plugins.elastic_model",
     "fingerprint": "st_plugins.fingerprints",
+    "from_nv_embed": "st_plugins.nv_embed",
     "load": "st_plugins.loading",
 }
 

@@ -1,7 +1,6 @@
 """Makes a sentence-transformers model elastic, and freezes one of its sizes into a plain model again."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +11,9 @@ from torch import nn
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer
+from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import ElasticTransformer, Truncation
+from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer, loading_class
 from st_plugins.views import check_views, independent_view
 from st_plugins.width import embedding_width
 
@@ -43,7 +44,7 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
     first = model[0]
     if isinstance(first, ElasticTransformer):
         raise UnsupportedModelError("The model must not be elastic yet, but its first module is an ElasticTransformer.")
-    if type(first) is not Transformer:
+    if type(first) not in (Transformer, BidirectionalTransformer):
         raise UnsupportedModelError(
             f"The first module must be sentence-transformers' Transformer, got {type(first).__name__}. "
             "Only transformers have layers to exit from."
@@ -63,7 +64,7 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
             raise SizeError(f"dim must be at most {width}, the embedding dimension, got size ({layer}, {dim}).")
     modules[next(iter(modules))] = transformer
     modules[str(len(modules))] = Truncation()
-    return _like(model, modules)
+    return with_settings_of(model, modules)
 
 
 def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> SentenceTransformer:
@@ -104,7 +105,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
     if dim < width:
         modules[str(len(modules))] = _first_coordinates(first, width, dim)
         modules[str(len(modules))] = Normalize()
-    baked = _like(model, modules)
+    baked = with_settings_of(model, modules)
     baked.truncate_dim = None
     return baked
 
@@ -119,7 +120,7 @@ def _kept_dim(dim: int | None, width: int, truncate_dim: int | None, tail: nn.Mo
 
 
 def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> Transformer:
-    plain = object.__new__(Transformer)
+    plain = object.__new__(loading_class(elastic_transformer.model))
     plain.__dict__.update(elastic_transformer.__dict__)
     for name in ("sizes", "exit_policies"):
         del plain.__dict__[name]
@@ -135,17 +136,3 @@ def _first_coordinates(first: ElasticTransformer, width: int, dim: int) -> Dense
     parameter = next(first.parameters())
     rows = torch.eye(width, dtype=parameter.dtype, device=parameter.device)[:dim].clone()  # (dim, width)
     return Dense(width, dim, bias=False, activation_function=nn.Identity(), init_weight=rows)
-
-
-def _like(model: SentenceTransformer, modules: dict[str, nn.Module]) -> SentenceTransformer:
-    """A model of these modules with the settings of another."""
-    result = SentenceTransformer(
-        modules=OrderedDict(modules),
-        device=str(model.device),
-        prompts=dict(model.prompts),
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-        truncate_dim=model.truncate_dim,
-    )
-    result.module_kwargs = copy.deepcopy(model.module_kwargs)
-    return result.train(model.training)

@@ -126,7 +126,7 @@ def _without(entries: dict[str, Any], noise: set[str] | frozenset[str]) -> dict[
         for key, value in entries.items()
         if key not in noise
         and value is not None
-        and value is not False
+        and (value is not False or key == "is_causal")  # the one option whose False changes the vectors
         and (key, value) not in _ASSUMED_BY_OLDER_RELEASES
     }
 

@@ -225,3 +225,163 @@ def betting(losses, alpha):
         squares += (loss - total / (i + 1)) ** 2
         variance = squares / (i + 1)
     return 1 / best
+
+
+def attention_pooling(tokens, text_factors, token_factors):
+    """LAMA with the mean as context and the heads averaged; factors are [head][rank][coordinate]."""
+    width = len(tokens[0])
+    mean = [sum(token[i] for token in tokens) / len(tokens) for i in range(width)]
+    pooled = [0.0] * width
+    for of_text, of_token in zip(text_factors, token_factors, strict=True):
+        ranks = list(zip(of_text, of_token, strict=True))
+        weights = softmax([sum(dot(p, mean) * dot(q, token) for p, q in ranks) for token in tokens])
+        for weight, token in zip(weights, tokens, strict=True):
+            for i in range(width):
+                pooled[i] += weight * token[i] / len(text_factors)
+    return pooled
+
+
+def standardized(vector, scale=None, shift=None):
+    """LayerNorm."""
+    mean = sum(vector) / len(vector)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in vector) / len(vector) + 1e-5)
+    scale, shift = scale or [1.0] * len(vector), shift or [0.0] * len(vector)
+    return [(x - mean) / deviation * s + t for x, s, t in zip(vector, scale, shift, strict=True)]
+
+
+def times(matrix, vector):
+    return [dot(row, vector) for row in matrix]
+
+
+def cross_attention(queries, context, weights, num_heads, head_dim):
+    """``weights`` by the names of the module's parameters; a query at a time, a head at a time."""
+    read = [standardized(c, weights["context_norm.weight"], weights["context_norm.bias"]) for c in context]
+    keys = [times(weights["to_keys.weight"], c) for c in read]
+    values = [times(weights["to_values.weight"], c) for c in read]
+    answers = []
+    for query in queries:
+        normed = standardized(query, weights["query_norm.weight"], weights["query_norm.bias"])
+        asked = times(weights["to_queries.weight"], normed)
+        heads = []
+        for head in range(num_heads):
+            part = slice(head * head_dim, (head + 1) * head_dim)
+            attended = softmax([dot(asked[part], key[part]) / math.sqrt(head_dim) for key in keys])
+            columns = zip(*(value[part] for value in values), strict=True)
+            heads += [dot(attended, column) for column in columns]
+        answers.append([x + y for x, y in zip(query, times(weights["to_output.weight"], heads), strict=True)])
+    return answers
+
+
+def gated_feed_forward(state, weights):
+    """GEGLU: the first half of the wide layer times the exact GELU of the second."""
+    normed = standardized(state, weights["norm.weight"], weights["norm.bias"])
+    wide = [x + b for x, b in zip(times(weights["expand.weight"], normed), weights["expand.bias"], strict=True)]
+    half = len(wide) // 2
+    gated = [a * g * 0.5 * (1 + math.erf(g / math.sqrt(2))) for a, g in zip(wide[:half], wide[half:], strict=True)]
+    narrow = times(weights["contract.weight"], gated)
+    return [x + y + b for x, y, b in zip(state, narrow, weights["contract.bias"], strict=True)]
+
+
+def multi_layer_pooling(layers, weights, num_heads, head_dim, last_token=False, normalized=True):
+    """https://arxiv.org/abs/2409.02727, model 5 (or 3, with the last token); ``layers[layer][token]`` is a vector."""
+    context = []
+    for tokens, position in zip(layers, weights["layer_positions"], strict=True):
+        mean = [sum(column) / len(tokens) for column in zip(*tokens, strict=True)]
+        pooled = tokens[-1] if last_token else mean
+        pooled = standardized(pooled) if normalized else pooled
+        context.append([x + y for x, y in zip(pooled, position, strict=True)])
+
+    def part(prefix):
+        return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+    read = cross_attention(weights["queries"], context, part("cross_attention."), num_heads, head_dim)
+    read = [gated_feed_forward(row, part("feed_forward.")) for row in read]
+    return [sum(column) / len(read) for column in zip(*read, strict=True)]
+
+
+def layer_norm(vector, weight, bias, eps=1e-5):
+    mean = sum(vector) / len(vector)
+    variance = sum((x - mean) ** 2 for x in vector) / len(vector)
+    return [(x - mean) / math.sqrt(variance + eps) * w + b for x, w, b in zip(vector, weight, bias, strict=True)]
+
+
+def latent_attention_pooling(texts, masks, weights, head_dim):
+    """NV-Embed's pooling token by token; ``weights`` are lists by their usual letters, matrices as (out, in)."""
+
+    def times(matrix, vector):
+        return [dot(row, vector) for row in matrix]
+
+    def read(token):
+        query = times(weights["W_q"], layer_norm(token, *weights["LN_q"]))
+        context = [layer_norm(latent, *weights["LN_c"]) for latent in weights["Z"]]
+        keys = [times(weights["W_k"], latent) for latent in context]
+        values = [times(weights["W_v"], latent) for latent in context]
+        heads = []
+        for start in range(0, len(query), head_dim):
+            part = slice(start, start + head_dim)
+            attention = softmax([dot(query[part], key[part]) / math.sqrt(head_dim) for key in keys])
+            for j in range(start, start + head_dim):
+                heads.append(sum(a * value[j] for a, value in zip(attention, values, strict=True)))
+        return [x + o for x, o in zip(token, times(weights["W_o"], heads), strict=True)]
+
+    def feed_forward(state):
+        inner = times(weights["W_1"], layer_norm(state, *weights["LN_f"]))
+        inner = [x + b for x, b in zip(inner, weights["b_1"], strict=True)]
+        half = len(inner) // 2
+        gated = [a * g * (1 + math.erf(g / math.sqrt(2))) / 2 for a, g in zip(inner[:half], inner[half:], strict=True)]
+        return [x + o + b for x, o, b in zip(state, times(weights["W_2"], gated), weights["b_2"], strict=True)]
+
+    pooled = []
+    for tokens, mask in zip(texts, masks, strict=True):
+        states = [feed_forward(read(token)) for token, keep in zip(tokens, mask, strict=True) if keep]
+        pooled.append([sum(column) / len(states) for column in zip(*states, strict=True)])
+    return pooled
+
+
+def full_attention(queries, keys, values, is_text):
+    """One head: every token of a text reads every token of it, and none of the padding."""
+    width = len(queries[0])
+    read = [j for j, text in enumerate(is_text) if text]
+    outputs = []
+    for query in queries:
+        weights = softmax([dot(query, keys[j]) / math.sqrt(width) for j in read])
+        outputs.append([sum(w * values[j][c] for w, j in zip(weights, read, strict=True)) for c in range(width)])
+    return outputs
+
+
+def passage_log_probs(next_logits, context, passage):
+    """Token by token; ``next_logits`` is given the tokens so far, and so cannot see later ones."""
+    read, scores = list(context), []
+    for token in passage:
+        scores.append(math.log(softmax(next_logits(read))[token]))
+        read.append(token)
+    return scores
+
+
+def generation_retrieval_loss(anchors, candidates, log_probs, beta, temperature):
+    """GRL, https://arxiv.org/abs/2408.03402: its three parts.
+
+    ``candidates[c][row]`` are vectors and ``log_probs[c][row]`` lists, one number a token; the positives are c = 0.
+    """
+    contrastive = info_nce(anchors, [vector for column in candidates for vector in column])
+    preference, divergence = 0.0, 0.0
+    for row, anchor in enumerate(anchors):
+        sums = [sum(column[row]) for column in log_probs]
+        for negative in sums[1:]:
+            preference -= math.log(1 / (1 + math.exp(-beta * (sums[0] - negative))))
+        means = [sum(column[row]) / len(column[row]) for column in log_probs]
+        width = len(anchor)
+        cosines = [dot(truncate(anchor, width), truncate(column[row], width)) for column in candidates]
+        divergence += kl(softmax([cosine / temperature for cosine in cosines]), softmax(means))
+    rows, negatives = len(anchors), len(candidates) - 1
+    return contrastive, preference / (rows * negatives), divergence / rows
+
+
+def given_negatives(anchors, columns, scale):
+    """Each row for itself: ``columns[0][row]`` is right for ``anchors[row]``, the row's other columns are wrong."""
+    total = 0.0
+    for row, anchor in enumerate(anchors):
+        a = truncate(anchor, len(anchor))
+        powers = [math.exp(scale * dot(a, truncate(column[row], len(anchor)))) for column in columns]
+        total -= math.log(powers[0] / sum(powers))
+    return total / len(anchors)

@@ -12,7 +12,14 @@ from st_plugins import modules
 DATA = Path(__file__).parent / "data"
 RELEASES = sorted(folder.name for folder in DATA.iterdir() if folder.is_dir())
 GOLDEN_PATHS = {
+    "AttentionPooling": "st_plugins.modules.attention_pooling.AttentionPooling",
+    "BidirectionalTransformer": "st_plugins.modules.bidirectional_transformer.BidirectionalTransformer",
     "ElasticTransformer": "st_plugins.modules.elastic_transformer.ElasticTransformer",
+    "FoldedLatentAttentionPooling": (
+        "st_plugins.modules.folded_latent_attention_pooling.FoldedLatentAttentionPooling"
+    ),
+    "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
+    "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }
 

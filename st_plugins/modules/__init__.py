@@ -3,7 +3,20 @@
 The file names here are a file format: saved models name their classes as ``st_plugins.modules.<file>.<Class>``.
 """
 
+from st_plugins.modules.attention_pooling import AttentionPooling
+from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer
 from st_plugins.modules.elastic_transformer import ElasticTransformer
+from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
+from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
+from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
 from st_plugins.modules.truncation import Truncation
 
-__all__ = ["ElasticTransformer", "Truncation"]
+__all__ = [
+    "AttentionPooling",
+    "BidirectionalTransformer",
+    "ElasticTransformer",
+    "FoldedLatentAttentionPooling",
+    "LatentAttentionPooling",
+    "MultiLayerPooling",
+    "Truncation",
+]

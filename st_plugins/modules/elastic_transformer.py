@@ -12,6 +12,7 @@ from st_plugins.errors import ExitError, SizeError, UnsupportedModelError, Untra
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy, policy_from_dict
 from st_plugins.exit_run import ExitRun
+from st_plugins.unmasking import check_windows, restore_attention
 from st_plugins.views import normed_layers, recording_view, shallow_copy, view
 from st_plugins.weight_digests import weights_digest
 
@@ -70,6 +71,7 @@ class ElasticTransformer(Transformer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model_name_or_path, **kwargs)
+        restore_attention(self)
         self.sizes: list[list[int]] = []
         self.exit_policies: dict[str, ExitPolicy] = {}
         self.add_sizes(sizes)
@@ -78,14 +80,11 @@ class ElasticTransformer(Transformer):
 
     @classmethod
     def from_transformer(cls, transformer: Transformer, sizes: Iterable[tuple[int, int]] = ()) -> "ElasticTransformer":
-        """The elastic form of a loaded ``Transformer``; weights and tokenizer are shared, nothing is read again.
+        """The same computation as a loaded ``Transformer``; weights and tokenizer are shared, nothing is read again.
 
         Args:
             transformer: The module to wrap; left as it is.
             sizes: See the class.
-
-        Returns:
-            ElasticTransformer: The same computation at full depth.
         """
         elastic = object.__new__(cls)
         elastic.__dict__.update(transformer.__dict__)
@@ -183,6 +182,7 @@ class ElasticTransformer(Transformer):
         **kwargs: Any,  # the host's per-call options
     ) -> dict[str, Any]:
         """As ``Transformer.preprocess``; refuses a layer or an exit before anything is computed."""
+        check_windows(self)
         self._check_trained(layer, allow_untrained)
         if exit is not None:
             self._exits(exit, layer, allow_untrained)

@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import st_plugins
+from st_plugins import modules
 from st_plugins.errors import UnsafeModelError
 from st_plugins.modules import Truncation
 
@@ -239,3 +240,17 @@ def test_a_fixed_truncation_loads(plain, texts, tmp_path):
     plain.append(Truncation(6))
     plain.save_pretrained(str(tmp_path))
     assert np.array_equal(st_plugins.load(tmp_path).encode(texts), plain.encode(texts))
+
+
+@pytest.mark.parametrize("pooling", [
+    modules.AttentionPooling(16, starts_as_mean=False), modules.LatentAttentionPooling(16, num_latents=4, num_heads=2),
+    modules.LatentAttentionPooling(16, num_latents=4, num_heads=2).fold(),
+    modules.MultiLayerPooling(16, num_layers=4, num_queries=3),
+], ids=lambda pooling: type(pooling).__name__)  # fmt: skip
+def test_every_pooling_of_ours_is_loaded(plain, texts, tmp_path, pooling):
+    plain[0].model.config.output_hidden_states = True
+    model = SentenceTransformer(modules=[plain[0], pooling], device="cpu")
+    model.save_pretrained(str(tmp_path / "model"))
+    loaded = st_plugins.load(tmp_path / "model", device="cpu")
+    assert type(loaded[1]) is type(pooling)
+    assert np.array_equal(loaded.encode(texts), model.encode(texts))

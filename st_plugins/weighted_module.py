@@ -1,0 +1,45 @@
+"""Saving and loading of a pooling that has weights and does not change the width."""
+
+from typing import Any, Self
+
+from sentence_transformers.sentence_transformer.modules import Module
+
+
+class WeightedModule(Module):
+    """What every pooling with weights writes and reads: ``config.json`` and safetensors.
+
+    Not a module by itself. A subclass sets ``embedding_dimension`` and ``config_keys``, and is built from those keys.
+    """
+
+    embedding_dimension: int
+
+    def get_embedding_dimension(self) -> int:
+        """``embedding_dimension``: pooling does not change the width."""
+        return self.embedding_dimension
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write ``config.json`` and the weights."""
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,  # what the host tells every module
+    ) -> Self:
+        """Read what :meth:`save` wrote, from a folder or the hub."""
+        place = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        module = cls(**cls.load_config(model_name_or_path, **place))
+        return cls.load_torch_weights(model_name_or_path, model=module, **place)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+import masking_cases
+from decoder_cases import DECODERS
+from st_plugins.bidirectional_attention import bidirectional
+from st_plugins.errors import UnsupportedModelError
+
+
+def build(folder, family="qwen3"):
+    """A causal model of a tiny family that no window cuts: 4 layers, 32 wide, unit vectors."""
+    model = masking_cases.build(folder, family)
+    model.max_seq_length = 8
+    return model
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_first_word_reads_the_last_and_the_given_model_is_left_causal(family, tmp_path):
+    causal = build(tmp_path, family)
+    model = bidirectional(causal)
+    assert repr(model[0]).startswith("BidirectionalTransformer(")
+    for one, sees_later_words in ((causal, False), (model, True), (causal, False)):
+        texts = ["a cat a", "a cat .", "a cat a dog a mat"]  # the first two are padded
+        ids = one.preprocess(texts)["input_ids"]
+        assert not torch.equal(ids[0], ids[1])  # Qwen2 reads the tokenizer its own way
+        states = one.encode(texts, output_value="token_embeddings")
+        assert (abs(states[0][0] - states[1][0]).max() > 1e-6) == sees_later_words
+
+
+def test_settings_and_the_other_modules_are_kept(tmp_path):
+    causal = build(tmp_path)
+    causal.prompts = {"query": "the ", "document": ""}
+    causal.truncate_dim = 8
+    model = bidirectional(causal.train())
+    assert (model.prompts, model.truncate_dim, model.training) == (causal.prompts, 8, True)
+    assert list(model.children())[1:] == list(causal.children())[1:]
+    assert len(causal) == len(model) == 3
+
+
+def test_weights_are_shared_with_the_model_it_came_from(tmp_path):
+    causal = build(tmp_path)
+    model = bidirectional(causal)
+    assert all(a is b for a, b in zip(model.parameters(), causal.parameters(), strict=True))
+
+
+def test_saved_and_loaded(tmp_path, texts):
+    model = bidirectional(build(tmp_path / "causal"))
+    model.save_pretrained(str(tmp_path / "both"))
+    again = SentenceTransformer(str(tmp_path / "both"), trust_remote_code=True, device="cpu")
+    assert np.array_equal(again.encode(texts), model.encode(texts))
+
+
+def test_a_loss_trains_it(tmp_path, texts):
+    model = bidirectional(build(tmp_path))
+    before = model.encode(texts)
+    loss = MultipleNegativesRankingLoss(model.train())
+    loss([model.preprocess(texts), model.preprocess(texts[::-1])], None).backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.data -= 0.1 * parameter.grad
+    assert np.abs(model.eval().encode(texts) - before).max() > 1e-4
+
+
+def test_an_encoder_is_refused(plain):
+    with pytest.raises(UnsupportedModelError, match="the tokens of BertModel see later ones already. Use it as it is"):
+        bidirectional(plain)
+
+
+def test_an_elastic_model_is_refused(model):
+    message = r"must not be elastic yet, .* Un-mask the plain model first: st_plugins.elastic\(st_plugins.bidirectional"
+    with pytest.raises(UnsupportedModelError, match=message):
+        bidirectional(model)
+
+
+def test_a_bidirectional_model_is_refused(tmp_path):
+    with pytest.raises(
+        UnsupportedModelError, match="must be causal, but its first module is a BidirectionalTransforme"
+    ):
+        bidirectional(bidirectional(build(tmp_path)))
+
+
+def test_a_model_without_attention_is_refused(tokenizer):
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu")
+    with pytest.raises(
+        UnsupportedModelError, match="must be sentence-transformers' Transformer, got StaticEmbedding. On"
+    ):
+        bidirectional(static)
+
+
+def test_a_first_module_with_a_forward_of_its_own_is_refused(tmp_path):
+    causal = build(tmp_path)
+    causal[0].forward = lambda features: features
+    with pytest.raises(UnsupportedModelError, match="forward of the first module must be its class's own, got <func"):
+        bidirectional(causal)
+
+
+def test_texts_longer_than_a_window_are_refused(tmp_path):
+    causal = build(tmp_path, "gemma2")
+    causal.max_seq_length = 9
+    with pytest.raises(UnsupportedModelError, match="max_seq_length must be at most 8, got 9: layers of Gemma2Model"):
+        bidirectional(causal)
