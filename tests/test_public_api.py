@@ -41,6 +41,7 @@ EXPECTED = {
         "check_drift",
         "encode_with_exits",
         "policy_table",
+        "write_policy_table",
     ],
     "st_plugins.losses": [
         "ElasticLoss",

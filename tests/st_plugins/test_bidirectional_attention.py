@@ -6,9 +6,12 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import masking_cases
+import st_plugins
 from decoder_cases import DECODERS
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import UnsupportedModelError
+from st_plugins.exit_criteria import Saturation
+from st_plugins.exit_policies import ExitPolicy
 
 
 def build(folder, family="qwen3"):
@@ -103,3 +106,38 @@ def test_texts_longer_than_a_window_are_refused(tmp_path):
     causal.max_seq_length = 9
     with pytest.raises(UnsupportedModelError, match="max_seq_length must be at most 8, got 9: layers of Gemma2Model"):
         bidirectional(causal)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_it_can_be_made_elastic(family, tmp_path, texts):
+    causal = build(tmp_path / "causal", family)
+    both = bidirectional(causal)
+    model = st_plugins.elastic(both, sizes=[(1, 32), (2, 32)])
+    assert np.array_equal(model.encode(texts), both.encode(texts))
+    assert not np.allclose(model.encode(texts), causal.encode(texts), atol=1e-3)
+
+    half = build(tmp_path / "half", family)
+    half[0].model.layers = half[0].model.layers[:2]
+    half[0].model.config.num_hidden_layers = 2
+    if getattr(half[0].model.config, "layer_types", None):
+        half[0].model.config.layer_types = half[0].model.config.layer_types[:2]
+    expected = bidirectional(half).encode(texts)
+    model[0].add_exit_policy(ExitPolicy("second", Saturation(), -1.0, (1, 2, 4)))
+    model.save_pretrained(str(tmp_path / "elastic"))
+    for one in (model, st_plugins.load(tmp_path / "elastic", device="cpu")):
+        assert np.allclose(one.encode(texts, layer=2), expected, atol=1e-6)
+        assert np.allclose(one.encode(texts, exit="second"), expected, atol=1e-5)
+        assert np.allclose(st_plugins.bake(one, layer=2).encode(texts), expected, atol=1e-6)
+
+
+def test_an_elastic_one_refuses_texts_longer_than_a_window(tmp_path, texts):
+    model = st_plugins.elastic(bidirectional(build(tmp_path, "gemma2")))
+    model.max_seq_length = 9
+    with pytest.raises(UnsupportedModelError, match="max_seq_length must be at most 8, got 9"):
+        model.encode(texts)
+
+
+def test_seeing_both_ways_changes_the_fingerprint(tmp_path):
+    causal = build(tmp_path)
+    models = [causal, bidirectional(causal), st_plugins.elastic(causal), st_plugins.elastic(bidirectional(causal))]
+    assert len({st_plugins.fingerprint(model) for model in models}) == 4
