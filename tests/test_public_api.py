@@ -46,6 +46,7 @@ EXPECTED = {
     "st_plugins.losses": [
         "ElasticLoss",
         "EspressoLoss",
+        "GenerationRetrievalLoss",
         "MaskedAutoencoderLoss",
         "StarbucksLoss",
         "TwoDMatryoshkaLoss",

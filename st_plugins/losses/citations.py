@@ -29,3 +29,13 @@ STARBUCKS = """
     archivePrefix={arXiv}
 }
 """
+
+GENERATION_RETRIEVAL = """
+@misc{man2024ullme,
+    title={ULLME: A Unified Framework for Large Language Model Embeddings with Generation-Augmented Learning},
+    author={Hieu Man and Nghia Trung Ngo and Franck Dernoncourt and Thien Huu Nguyen},
+    year={2024},
+    eprint={2408.03402},
+    archivePrefix={arXiv}
+}
+"""

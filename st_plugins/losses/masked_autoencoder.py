@@ -103,9 +103,7 @@ class MaskedAutoencoderLoss(nn.Module):
         stacked = self.model({**features, "layers": self.layers})
         states = stacked["token_embeddings"].unflatten(0, (len(self.layers), -1))  # (S, B, T, D)
         embeddings = stacked["sentence_embedding"].unflatten(0, (len(self.layers), -1))  # (S, B, D)
-        vocabulary = (
-            elastic_transformer(self.model, "a loss over layers").model.get_input_embeddings().weight
-        )  # (V, D)
+        vocabulary = elastic_transformer(self.model, "a loss over layers").model.get_input_embeddings().weight  # (V, D)
         total = vocabulary.new_zeros(())
         for layer, dim in self.sizes:
             index = self.layers.index(layer)

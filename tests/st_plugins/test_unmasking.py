@@ -338,11 +338,20 @@ class Longsighted(LlamaModel):
 
 
 class Blind(LlamaModel):
-    """Takes padding for text once it is un-masked."""
+    """Takes padding on one side for text once it is un-masked, 0 left and 1 right."""
+
+    side = 0
 
     def forward(self, input_ids, attention_mask=None):
-        mask = torch.full((len(input_ids), 1, 6, 6), -1e30).triu(1)
-        return super().forward(input_ids, torch.zeros_like(mask) if is_unmasked(self) else mask)
+        if not is_unmasked(self):
+            return super().forward(input_ids, torch.full((len(input_ids), 1, 6, 6), -1e30).triu(1))
+        keys = attention_mask[:, 0, 0] if attention_mask.ndim == 4 else attention_mask
+        hidden = (1 - keys.long()) * keys[:, -self.side, None].bool()
+        return super().forward(input_ids, -1e30 * hidden[:, None, None, :].expand(-1, -1, 6, -1))
+
+
+class OtherBlind(Blind):
+    side = 1
 
 
 @pytest.mark.parametrize("kind", [Deaf, Shortsighted, Longsighted, Halfsighted, OtherHalfsighted])
@@ -352,9 +361,11 @@ def test_a_model_that_stays_causal_is_refused(kind):
         unmasked(kind(LlamaConfig(**TINY)).eval())
 
 
-def test_a_model_that_reads_its_padding_is_refused():
-    with pytest.raises(UnsupportedModelError, match="Padding must not change a text, but in Blind without its causal"):
-        unmasked(Blind(LlamaConfig(**TINY)).eval())
+@pytest.mark.parametrize("kind", [Blind, OtherBlind])
+def test_a_model_that_reads_its_padding_is_refused(kind):
+    message = f"Padding must not change a text, but in {kind.__name__} without its causal mask it does"
+    with pytest.raises(UnsupportedModelError, match=message):
+        unmasked(kind(LlamaConfig(**TINY)).eval())
 
 
 def test_layers_of_another_type_are_refused():

@@ -4,6 +4,7 @@ import pytest
 
 from st_plugins import losses
 from st_plugins.losses import citations
+from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,7 @@ from st_plugins.losses import citations
         (losses.EspressoLoss, "2402.14776v2"),
         (losses.StarbucksLoss, "2410.13230"),
         (losses.MaskedAutoencoderLoss, "2410.13230"),
+        (GenerationRetrievalLoss, "2408.03402"),
     ],
 )
 def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
@@ -22,5 +24,10 @@ def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
 
 
 def test_entries_are_whole():
-    for entry in (citations.TWO_D_MATRYOSHKA, citations.ESPRESSO, citations.STARBUCKS):
+    for entry in (
+        citations.TWO_D_MATRYOSHKA,
+        citations.ESPRESSO,
+        citations.STARBUCKS,
+        citations.GENERATION_RETRIEVAL,
+    ):
         assert re.fullmatch(r"\n@\w+\{\w+,\n(    \w+=\{.+\},?\n)+\}\n", entry)
