@@ -79,7 +79,8 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
         dim: In [1, D]; None for the full width.
 
     Returns:
-        SentenceTransformer: Made of sentence-transformers' own modules only.
+        SentenceTransformer: Made of sentence-transformers' own modules only, and of any module of ours the model has.
+        Before transformers 5.2 that includes the first one of an un-masked decoder.
 
     Raises:
         UnsupportedModelError: If the model is not elastic.

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import st_plugins
 from st_plugins.errors import ExportError
-from st_plugins.modules import ElasticTransformer
+from st_plugins.modules import ElasticTransformer, LatentAttentionPooling
 from st_plugins_export.extras import require
 
 OPSET = 17
@@ -90,6 +91,9 @@ def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int
     else:
         copied = st_plugins.bake(model, layer=layer, dim=dim)
     copied = copied.to("cpu").eval()
+    for name, module in copied.named_children():
+        if isinstance(module, LatentAttentionPooling):
+            setattr(copied, name, module.fold())  # the same vectors, fewer products
     copied[0].unpad_inputs = False
     network = copied[0].auto_model
     if "flash" in str(network.config._attn_implementation):
@@ -111,12 +115,13 @@ def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
     onnx = require("onnx", extra="onnx")
-    features = {k: v for k, v in model.preprocess(list(_TRACED_TEXTS)).items() if isinstance(v, Tensor)}
+    features = traced_features(model)
+    axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
     network = model[0].auto_model
     try:
-        with _eager_attention(network):
-            _trace(PipelineGraph(model, tuple(features)).eval(), features, file)
-        graph = onnx.load(file)
+        with eager_attention(network):
+            pipeline = PipelineGraph(model, tuple(features))
+            graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS)
         _name_widths(graph, model)
         onnx.checker.check_model(graph)
         onnx.save(graph, file)
@@ -125,8 +130,13 @@ def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
     return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input))
 
 
+def traced_features(model: SentenceTransformer) -> dict[str, Tensor]:
+    """The inputs (2, T) that graphs are traced with, padding among them."""
+    return {name: value for name, value in model.preprocess(list(_TRACED_TEXTS)).items() if isinstance(value, Tensor)}
+
+
 @contextmanager
-def _eager_attention(network: Any) -> Iterator[None]:
+def eager_attention(network: Any) -> Iterator[None]:
     """Attention as matrix products: the fewest operators, and the fastest on CPUs."""
     before = network.config._attn_implementation
     _set_attention(network, "eager")
@@ -144,8 +154,21 @@ def _set_attention(network: Any, implementation: str) -> None:
             config._attn_implementation = network.config._attn_implementation
 
 
-def _trace(pipeline: PipelineGraph, features: dict[str, Tensor], file: Path) -> None:
-    axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
+def trace_graph(
+    module: nn.Module, tensors: dict[str, Tensor], axes: dict[str, dict[int, str]], outputs: tuple[str, ...]
+) -> Any:
+    """Trace a module.
+
+    Args:
+        module: Takes tensors by position.
+        tensors: By the names they get in the graph.
+        axes: The axes that vary, by the name of their input or output; the others are what they are now.
+        outputs: Names of what it returns.
+
+    Returns:
+        onnx.ModelProto: With its weights.
+    """
+    file = BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # Tracing exports several times faster than torch.export and its graphs run faster on CPUs. What a trace may get
         # wrong is caught by the parity check over other batches and lengths.
@@ -155,15 +178,16 @@ def _trace(pipeline: PipelineGraph, features: dict[str, Tensor], file: Path) -> 
         for message in ("Exporting aten::index operator", "To copy construct from a tensor"):
             warnings.filterwarnings("ignore", message, UserWarning)
         torch.onnx.export(
-            pipeline,
-            tuple(features.values()),
+            module.eval(),
+            tuple(tensors.values()),
             file,
             dynamo=False,
             opset_version=OPSET,
-            input_names=list(features),
-            output_names=list(OUTPUTS),
-            dynamic_axes={**axes, OUTPUTS[1]: {0: "batch"}},
+            input_names=list(tensors),
+            output_names=list(outputs),
+            dynamic_axes=axes,
         )
+    return require("onnx", extra="onnx").load_from_string(file.getvalue())
 
 
 def _name_widths(graph: Any, model: SentenceTransformer) -> None:

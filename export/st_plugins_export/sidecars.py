@@ -16,6 +16,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from st_plugins import modules as our_modules
 from st_plugins_export.layout import TOKENIZER_FILE
 
 _NO_LIMIT = 2**32
@@ -103,9 +104,10 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
 def _write_modules(model: SentenceTransformer, folder: Path) -> None:
     entries = []
     for index, (name, module) in enumerate(model.named_children()):
-        kind = type(module).__name__
+        kind = type(module).__name__ if index else "Transformer"
         path = f"{index}_{kind}" if index else ""
-        entries.append({"idx": index, "name": name, "path": path, "type": f"{_LEGACY_PACKAGE}.{kind}"})
+        package = type(module).__module__ if index and hasattr(our_modules, kind) else _LEGACY_PACKAGE
+        entries.append({"idx": index, "name": name, "path": path, "type": f"{package}.{kind}"})
         if index == 0:
             continue  # its files are those in the root
         (folder / path).mkdir()

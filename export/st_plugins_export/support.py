@@ -7,9 +7,19 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 from st_plugins.errors import ExportError, UnsupportedModelError
-from st_plugins.modules import ElasticTransformer, Truncation
+from st_plugins.modules import (
+    AttentionPooling,
+    BidirectionalTransformer,
+    ElasticTransformer,
+    FoldedLatentAttentionPooling,
+    LatentAttentionPooling,
+    MultiLayerPooling,
+    Truncation,
+)
 
-EXPORTED_MODULES = (Transformer, Pooling, Dense, Normalize)
+_FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
+_POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
+_LATER_MODULES = (*_POOLINGS, Dense, Normalize)
 # One protobuf file holds less than 2 GiB; the rest is room for the graph itself.
 _MOST_BYTES = 2**31 - 2**24
 _TEXT_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
@@ -32,8 +42,8 @@ def check_exportable(model: SentenceTransformer) -> None:
     _check_tokenizer(model.tokenizer)
     if any(model.prompts.values()) and not includes_prompt(model):
         raise UnsupportedModelError(
-            "Pooling(include_prompt=False) cannot be exported together with prompts, as the graph does not know where "
-            f"the prompt ends; got the prompts {[name for name, prompt in model.prompts.items() if prompt]}. "
+            "A pooling with include_prompt=False cannot be exported together with prompts, as the graph does not know "
+            f"where the prompt ends; got the prompts {[name for name, prompt in model.prompts.items() if prompt]}. "
             "Run such a model with sentence-transformers."
         )
     dtypes = {parameter.dtype for parameter in model.parameters()}
@@ -49,12 +59,12 @@ def check_exportable(model: SentenceTransformer) -> None:
 
 def includes_prompt(model: SentenceTransformer) -> bool:
     """Whether pooling covers the tokens of the prompt."""
-    return all(module.include_prompt for module in model.children() if isinstance(module, Pooling))
+    return all(module.include_prompt for module in model.children() if isinstance(module, _POOLINGS))
 
 
 def _check_modules(modules: list[Any]) -> None:
     first, *others = modules
-    if type(first) not in (Transformer, ElasticTransformer):
+    if type(first) not in _FIRST_MODULES:
         raise UnsupportedModelError(
             f"The first module must be a Transformer, got {type(first).__name__}. Only such pipelines become a graph; "
             "of a Router, export the branches as models of their own."
@@ -62,14 +72,14 @@ def _check_modules(modules: list[Any]) -> None:
     if isinstance(first, ElasticTransformer) and others and type(others[-1]) is Truncation:
         others.pop()
     for module in others:
-        if type(module) not in EXPORTED_MODULES[1:]:
-            names = ", ".join(kind.__name__ for kind in EXPORTED_MODULES[1:])
+        if type(module) not in _LATER_MODULES:
+            names = ", ".join(kind.__name__ for kind in _LATER_MODULES)
             raise UnsupportedModelError(
-                f"The modules behind the transformer must be {names}, got {type(module).__name__}: other readers of "
-                "the folder would not know it. Build the pipeline from those."
+                f"The modules behind the transformer must be {names}, got {type(module).__name__}, which has "
+                "not been tried as a graph. Build the pipeline from those."
             )
-    if not any(isinstance(module, Pooling) for module in others):
-        raise UnsupportedModelError("The model must have a Pooling, got none: its vectors belong to tokens, not texts.")
+    if not any(isinstance(module, _POOLINGS) for module in others):
+        raise UnsupportedModelError("The model must have a pooling, got none: its vectors belong to tokens, not texts.")
 
 
 def _check_transformer(transformer: Transformer) -> None:

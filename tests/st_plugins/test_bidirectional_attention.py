@@ -12,6 +12,7 @@ from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy
+from st_plugins.unmasking import CONFIG_UNMASKS
 
 
 def build(folder, family="qwen3"):
@@ -108,8 +109,79 @@ def test_texts_longer_than_a_window_are_refused(tmp_path):
         bidirectional(causal)
 
 
+def sees_later_words(model, **options):
+    texts = ["a cat a", "a cat .", "a cat a dog a mat"]  # the first two are padded
+    states = model.encode(texts, output_value="token_embeddings", **options)
+    return bool(abs(states[0][0] - states[1][0]).max() > 1e-6)
+
+
+def test_our_loader_unmasks_it(tmp_path, texts):
+    model = bidirectional(build(tmp_path / "causal"))
+    model.save_pretrained(str(tmp_path / "both"))
+    again = st_plugins.load(tmp_path / "both", device="cpu")
+    assert type(again[0]) is st_plugins.modules.BidirectionalTransformer
+    assert np.array_equal(again.encode(texts), model.encode(texts))
+
+
 @pytest.mark.parametrize("family", DECODERS)
-def test_it_can_be_made_elastic(family, tmp_path, texts):
+def test_its_elastic_form_is_unmasked_at_every_layer_and_when_loaded(family, tmp_path, texts):
+    model = bidirectional(build(tmp_path / "causal", family))
+    elastic = st_plugins.elastic(model, sizes=[(1, 32), (2, 32)])
+    assert np.array_equal(elastic.encode(texts), model.encode(texts))
+    elastic.save_pretrained(str(tmp_path / "elastic"))
+    for one in (elastic, st_plugins.load(tmp_path / "elastic", device="cpu")):
+        assert np.array_equal(one.encode(texts), model.encode(texts))
+        leaving_at_once = one.encode(texts, exit=-1.0)  # at the second layer, the first it can compare
+        assert np.allclose(leaving_at_once, one.encode(texts, layer=2), atol=1e-6)
+        for options in ({"layer": 1}, {"layer": 2}, {"exit": -1.0}, {"exit": 0.9999}):
+            assert sees_later_words(one, **options)
+            assert np.allclose(one.encode(texts, **options), elastic.encode(texts, **options), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_baked_size_is_unmasked_and_loaded_so(family, tmp_path, texts):
+    elastic = st_plugins.elastic(bidirectional(build(tmp_path / "causal", family)), sizes=[(2, 16)])
+    baked = st_plugins.bake(elastic, layer=2, dim=16)
+    assert np.allclose(baked.encode(texts), elastic.encode(texts, layer=2, truncate_dim=16), atol=1e-6)
+    baked.save_pretrained(str(tmp_path / "baked"))
+    again = SentenceTransformer(str(tmp_path / "baked"), trust_remote_code=not CONFIG_UNMASKS, device="cpu")
+    assert np.array_equal(again.encode(texts), baked.encode(texts))
+    assert sees_later_words(again)
+    assert ("st_plugins" in (tmp_path / "baked" / "modules.json").read_text()) == (not CONFIG_UNMASKS)
+
+
+def test_an_elastic_loss_trains_it(tmp_path, texts):
+    model = st_plugins.elastic(bidirectional(build(tmp_path))).train()
+    loss = st_plugins.losses.ElasticLoss(model, MultipleNegativesRankingLoss(model), sizes=[(2, 16)])
+    value = loss([model.preprocess(texts), model.preprocess(texts[::-1])], None)
+    (sum(value.values()) if isinstance(value, dict) else value).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_an_elastic_one_refuses_texts_longer_than_a_window(tmp_path, texts):
+    model = st_plugins.elastic(bidirectional(build(tmp_path / "causal", "gemma2")))
+    model.max_seq_length = 9
+    message = "max_seq_length must be at most 8, got 9: layers of Gemma2Model"
+    with pytest.raises(UnsupportedModelError, match=message):
+        model.encode(texts)
+    model.save_pretrained(str(tmp_path / "elastic"))
+    with pytest.raises(UnsupportedModelError, match=message):
+        st_plugins.load(tmp_path / "elastic", device="cpu")
+
+
+def test_its_vectors_are_another_space(tmp_path):
+    causal = build(tmp_path / "causal")
+    model = bidirectional(causal)
+    prints = [st_plugins.fingerprint(one) for one in (causal, model, st_plugins.elastic(causal))]
+    elastic = st_plugins.elastic(model)
+    elastic.save_pretrained(str(tmp_path / "elastic"))
+    again = st_plugins.load(tmp_path / "elastic", device="cpu")
+    assert st_plugins.fingerprint(elastic) == st_plugins.fingerprint(again)
+    assert len({*prints, st_plugins.fingerprint(elastic)}) == 4
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_layer_is_that_of_a_shorter_decoder(family, tmp_path, texts):
     causal = build(tmp_path / "causal", family)
     both = bidirectional(causal)
     model = st_plugins.elastic(both, sizes=[(1, 32), (2, 32)])
@@ -128,16 +200,3 @@ def test_it_can_be_made_elastic(family, tmp_path, texts):
         assert np.allclose(one.encode(texts, layer=2), expected, atol=1e-6)
         assert np.allclose(one.encode(texts, exit="second"), expected, atol=1e-5)
         assert np.allclose(st_plugins.bake(one, layer=2).encode(texts), expected, atol=1e-6)
-
-
-def test_an_elastic_one_refuses_texts_longer_than_a_window(tmp_path, texts):
-    model = st_plugins.elastic(bidirectional(build(tmp_path, "gemma2")))
-    model.max_seq_length = 9
-    with pytest.raises(UnsupportedModelError, match="max_seq_length must be at most 8, got 9"):
-        model.encode(texts)
-
-
-def test_seeing_both_ways_changes_the_fingerprint(tmp_path):
-    causal = build(tmp_path)
-    models = [causal, bidirectional(causal), st_plugins.elastic(causal), st_plugins.elastic(bidirectional(causal))]
-    assert len({st_plugins.fingerprint(model) for model in models}) == 4

@@ -1,0 +1,114 @@
+"""Modules of this project inside the graph: poolings with weights, decoders without their causal mask."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+
+import masking_cases
+import st_plugins
+from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling
+from st_plugins_export import OnnxEncoder, export_onnx
+
+POOLINGS = {
+    "low-rank": lambda **options: AttentionPooling(32, starts_as_mean=False, **options),
+    "latent": lambda **options: LatentAttentionPooling(32, num_latents=5, num_heads=2, **options),
+    "folded": lambda **options: LatentAttentionPooling(32, num_latents=5, num_heads=2, **options).fold(),
+    "multi-layer": lambda **options: MultiLayerPooling(32, num_layers=4, num_queries=3, **options),
+    "multi-layer, last token": lambda **options: MultiLayerPooling(
+        32, num_layers=4, num_queries=3, layer_pooling="lasttoken", **options
+    ),
+}
+LONG = ["the red dog was under the blue tree and the cat was in it " * 4, "cat", ""]
+
+
+def build(folder, pooling, **options):
+    plain = masking_cases.build(folder)
+    plain[0].model.config.output_hidden_states = pooling.startswith("multi-layer")
+    torch.manual_seed(1)
+    modules = [plain[0], POOLINGS[pooling](**options), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu").eval()
+
+
+def assert_same_vectors(model, folder, texts, **options):
+    expected = model.encode(texts, **options)
+    assert np.allclose(OnnxEncoder(folder).encode(texts, **options), expected, atol=1e-5)
+    one_by_one = [OnnxEncoder(folder).encode([text], **options)[0] for text in texts]
+    assert np.allclose(one_by_one, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_pooling_gives_the_vectors_of_torch(pooling, tmp_path, texts):
+    model = build(tmp_path / "model", pooling)
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", [*texts, *LONG])
+
+
+@pytest.mark.parametrize("pooling", ["low-rank", "latent"])
+def test_a_size_of_an_elastic_model(pooling, tmp_path, texts):
+    model = st_plugins.elastic(build(tmp_path / "model", pooling), sizes=[(2, 16)])
+    export_onnx(model, tmp_path / "out", sizes=[(2, 16)], show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)
+    assert_same_vectors(model, tmp_path / "out", texts, layer=2, truncate_dim=16)
+
+
+def test_latent_attention_is_folded_and_the_given_model_is_not(tmp_path):
+    model = build(tmp_path / "model", "latent")
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert type(model[1]) is LatentAttentionPooling
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
+    shapes = [tuple(weight.dims) for weight in graph.initializer]
+    assert (32, 2 * 5) in shapes  # D to heads x latents, in place of D to heads x width of a head
+    assert (32, 2 * 32) not in shapes
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_folder_opens_with_our_loader_too(pooling, tmp_path, texts):
+    model = build(tmp_path / "model", pooling)
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    kind = type(model[1].fold() if pooling == "latent" else model[1])
+    entries = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert entries[1]["type"] == f"{kind.__module__}.{kind.__name__}"
+    loaded = kind.load(str(tmp_path / "out"), subfolder=entries[1]["path"])
+    states = torch.randn(2, 3, 32)
+    features = {"token_embeddings": states, "all_layer_embeddings": [states] * 5, "attention_mask": torch.ones(2, 3)}
+    vectors = [module.eval()(dict(features))["sentence_embedding"] for module in (model[1], loaded)]
+    assert torch.allclose(*vectors, atol=1e-6)
+
+
+def test_a_pooling_that_leaves_prompts_out_is_refused(tmp_path):
+    model = build(tmp_path / "model", "latent", include_prompt=False)
+    export_onnx(model, tmp_path / "without_prompts", show_progress=False)
+    model.prompts = {"query": "the ", "document": ""}
+    with pytest.raises(UnsupportedModelError, match=r"include_prompt=False cannot be exported .* prompts \['query'\]"):
+        export_onnx(model, tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pooling_over_all_layers_has_no_shallow_sizes(tmp_path):
+    model = st_plugins.elastic(build(tmp_path / "model", "multi-layer"), sizes=[(2, 32)])
+    with pytest.raises(ExportError, match="needs the embeddings and 4 layers, got 3 tensors"):
+        export_onnx(model, tmp_path / "out", sizes=[(2, 32)], show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("is_elastic", [False, True])
+def test_an_unmasked_decoder_gives_the_vectors_of_torch(family, is_elastic, tmp_path, texts):
+    causal = masking_cases.build(tmp_path / "causal", family)
+    causal.max_seq_length = 8
+    model = st_plugins.bidirectional(causal)
+    model = st_plugins.elastic(model, sizes=[(2, 16)]) if is_elastic else model
+    folder = tmp_path / "out"
+    export_onnx(model, folder, sizes=[(2, 16)] if is_elastic else [], show_progress=False)
+    assert_same_vectors(model, folder, texts)
+    if is_elastic:
+        assert_same_vectors(model, folder, texts, layer=2, truncate_dim=16)
+    modules = json.loads((folder / "modules.json").read_text())
+    assert modules[0]["type"] == "sentence_transformers.models.Transformer"
+    assert json.loads((folder / "config.json").read_text())["is_causal"] is False
