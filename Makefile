@@ -47,7 +47,7 @@ test-all: setup test-compat  ## fast and slow tests, both sentence-transformers 
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	@.venv-compat/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-compat/bin/python -m pip install --quiet torch==2.13.0
-	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,train,plot,onnx]' --group dev
+	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,train,plot,onnx,lora]' --group dev
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum

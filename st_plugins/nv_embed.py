@@ -12,6 +12,8 @@ from transformers import MistralConfig, MistralModel, PreTrainedTokenizerFast
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.nv_embed_weights import empty_nv_embed, load_published, published_file, published_settings
 
+QUERY_TEMPLATE = "Instruct: {task}\nQuery: "
+
 
 def nv_embed_prompt(task: str) -> str:
     r"""The prompt NV-Embed wants before a query; documents have none.
@@ -26,7 +28,7 @@ def nv_embed_prompt(task: str) -> str:
         >>> nv_embed_prompt("Given a question, retrieve passages that answer the question")
         'Instruct: Given a question, retrieve passages that answer the question\nQuery: '
     """
-    return f"Instruct: {task}\nQuery: "
+    return QUERY_TEMPLATE.format(task=task)
 
 
 def from_nv_embed(

@@ -39,3 +39,13 @@ GENERATION_RETRIEVAL = """
     archivePrefix={arXiv}
 }
 """
+
+NV_EMBED = """
+@misc{lee2024nvembed,
+    title={NV-Embed: Improved Techniques for Training LLMs as Generalist Embedding Models},
+    author={Lee, Chankyu and Roy, Rajarshi and Xu, Mengyao and Raiman, Jonathan and Shoeybi, Mohammad and others},
+    year={2024},
+    eprint={2405.17428},
+    archivePrefix={arXiv}
+}
+"""

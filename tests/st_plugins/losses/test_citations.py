@@ -4,7 +4,6 @@ import pytest
 
 from st_plugins import losses
 from st_plugins.losses import citations
-from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
 
 
 @pytest.mark.parametrize(
@@ -15,7 +14,8 @@ from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
         (losses.EspressoLoss, "2402.14776v2"),
         (losses.StarbucksLoss, "2410.13230"),
         (losses.MaskedAutoencoderLoss, "2410.13230"),
-        (GenerationRetrievalLoss, "2408.03402"),
+        (losses.GenerationRetrievalLoss, "2408.03402"),
+        (losses.GivenNegativesLoss, "2405.17428"),
     ],
 )
 def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
@@ -29,5 +29,6 @@ def test_entries_are_whole():
         citations.ESPRESSO,
         citations.STARBUCKS,
         citations.GENERATION_RETRIEVAL,
+        citations.NV_EMBED,
     ):
         assert re.fullmatch(r"\n@\w+\{\w+,\n(    \w+=\{.+\},?\n)+\}\n", entry)
