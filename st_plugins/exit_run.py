@@ -68,16 +68,18 @@ class ExitRun(nn.Module):
                 here = masked_mean(states, mask)[None]
                 pooled = here if pooled is None else torch.cat([pooled, here])
                 leaves = self.policy.criterion.score(pooled, lengths[run.rows]) >= self.policy.threshold
+            count = int(leaves.sum())
+            if not count:
+                continue
             leaving = run.rows[leaves]
             exit_layer[leaving] = layer
             # The columns of a run are fewer than those of the inputs, but the tokens come in the same order.
             places = torch.zeros_like(tokens)
             places[leaving] = tokens[leaving]
             output[places] = states[leaves][mask[leaves].bool()]
-            if pooled is not None:
-                pooled = pooled[:, ~leaves]
-            run.keep(~leaves)
-            if not len(run.rows):
+            if count == len(leaves):
                 break
+            run.keep(~leaves)
+            pooled = pooled if pooled is None else pooled[:, ~leaves]
         self.exit_layer = exit_layer
         return {"last_hidden_state": output}

@@ -11,7 +11,7 @@ from torch import nn
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import ExitError, SizeError
-from st_plugins.modules import ElasticTransformer
+from st_plugins.modules import ElasticTransformer, LayerAlignment
 
 # What a configuration says about itself or about the last run, not about the vectors.
 _CONFIG_NOISE = frozenset(
@@ -84,13 +84,16 @@ def fingerprint(
     }
     if exit is not None:
         settings["exit"] = first.exit_policy(exit).decision()
-    for part in (_canonical(settings), *_modules(model)):
+    is_full = layer in (None, depth) and exit is None
+    for part in (_canonical(settings), *_modules(model, is_full=is_full)):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 
 
-def _modules(model: SentenceTransformer) -> Iterator[bytes]:
+def _modules(model: SentenceTransformer, *, is_full: bool) -> Iterator[bytes]:
     for module in model.children():
+        if isinstance(module, LayerAlignment) and is_full:
+            continue  # it leaves the full depth alone: an index made before the maps were fitted stays valid
         # Not its file: sentence-transformers has moved its own more than once.
         yield type(module).__name__.encode()
         if hasattr(module, "get_config_dict"):

@@ -6,6 +6,7 @@ view, see :mod:`st_plugins.views`.
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
@@ -73,7 +74,9 @@ class StagedRun:
         input_ids = self._inputs["input_ids"]
         self.rows = torch.arange(len(input_ids), device=input_ids.device)
         self.layer = 1
-        self._pass = _record(model, self._stack, self._inputs, None)
+        self._pass = _Pass()
+        self._recording = _recording(model, self._stack, self._pass)
+        self._record()
         self._has_dropped_rows = False
         self._hidden_states = _hidden_states(self._pass.output)  # (B', T', D), before the final norm
         if self._hidden_states.shape[:2] != input_ids.shape:
@@ -97,7 +100,8 @@ class StagedRun:
             raise SizeError(f"layer must be at least {self.layer}, where the rows are, got {layer}. Make another run.")
         if layer > self.layer and len(self.rows):
             if self._has_dropped_rows:
-                self._pass = _record(self._model, self._stack, self._inputs, self._pass)
+                self._pass.restart()
+                self._record()
                 self._has_dropped_rows = False
             for block in self._pass.blocks[self.layer : layer]:
                 self._run(block)
@@ -132,9 +136,24 @@ class StagedRun:
         self._has_dropped_rows = True
         self._drop_empty_columns()
 
+    def _record(self) -> None:
+        """Let the model prepare its blocks for the current rows."""
+        self._recording(**self._inputs)
+        if len(self._pass.blocks) != self.depth or not self._pass.is_plain:
+            more = f"it does more than call {self.depth} blocks, each with what the one before it returned"
+            raise _unfit(self._model, more)
+
+    @cached_property
+    def _needs_every_column(self) -> bool:
+        kinds: set[Any] = set()
+        for module in self._model.modules():
+            kind = getattr(module, "rope_type", None)
+            kinds.update(kind.values() if isinstance(kind, dict) else [kind])
+        return not kinds.isdisjoint(_LENGTH_DEPENDENT_ROTARY)
+
     def _drop_empty_columns(self) -> None:
         mask = self._inputs.get("attention_mask")
-        if mask is None or _rotary_depends_on_length(self._model):
+        if mask is None or self._needs_every_column:
             return
         columns = mask.any(dim=0).nonzero()
         if not len(columns):
@@ -192,12 +211,18 @@ def _layer_by_layer(run: StagedRun, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Pass:
-    """What one call of the model shows to the recorders."""
+    """What a call of the model shows to the recorders."""
 
-    def __init__(self, output: Any) -> None:
-        self.output = output  # of every block, as far as the model can tell; None: block 1 has to be run to know
+    def __init__(self) -> None:
+        self.output: Any = None  # of every block, as far as the model can tell; None: block 1 has to be run to know
         self.blocks: list[Callable[[Tensor], Any]] = []  # with all they are given besides hidden states
         self.is_plain = True  # whether blocks are handed the very hidden states that the one before them returned
+
+    def restart(self) -> None:
+        """Forget the call. What block 1 returned stays if the model hands nothing of it on but hidden states."""
+        self.blocks = []
+        if any(other is not None for other in _others(self.output)):
+            self.output = None
 
     def forget_others_except(self, used: tuple[Any, ...]) -> None:
         """Keep of what block 1 returns besides hidden states only what the model hands to block 2."""
@@ -227,10 +252,8 @@ class _Recorder(StandIn):
         return seen.output
 
 
-def _record(model: nn.Module, stack: BlockStack, inputs: Mapping[str, Any], before: _Pass | None) -> _Pass:
-    """Let the model prepare its blocks for ``inputs``. Block 1 is run where ``before`` does not say what it returns."""
-    output = before.output if before is not None else None
-    seen = _Pass(output if all(other is None for other in _others(output)) else None)
+def _recording(model: nn.Module, stack: BlockStack, seen: _Pass) -> nn.Module:
+    """The model with recorders in place of its blocks."""
     recording = view(model, stack.depth)  # copies along the path, which are ours to change
     parent, name = (stack.path, "albert_layer_groups") if stack.is_shared else (stack.path[:-1], stack.path[-1])
     blocks: Any = getattr(follow(model, parent), name)
@@ -240,10 +263,7 @@ def _record(model: nn.Module, stack: BlockStack, inputs: Mapping[str, Any], befo
         for option in ("use_cache", "output_attentions"):
             if getattr(config, option, False):
                 setattr(config, option, False)
-    recording(**inputs)
-    if len(seen.blocks) != stack.depth or not seen.is_plain:
-        raise _unfit(model, f"it does more than call {stack.depth} blocks, each with what the one before it returned")
-    return seen
+    return recording
 
 
 def _unfit(model: nn.Module, reason: str) -> UnsupportedModelError:
@@ -278,11 +298,3 @@ def _checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} must have the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(value.shape)}."
             )
     return dict(inputs)
-
-
-def _rotary_depends_on_length(model: nn.Module) -> bool:
-    kinds: set[Any] = set()
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        kinds.update(kind.values() if isinstance(kind, dict) else [kind])
-    return not kinds.isdisjoint(_LENGTH_DEPENDENT_ROTARY)

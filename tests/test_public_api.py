@@ -16,6 +16,7 @@ PACKAGES = [
 ]
 EXPECTED = {
     "st_plugins": [
+        "align_layers",
         "bake",
         "bidirectional",
         "elastic",
@@ -58,6 +59,7 @@ EXPECTED = {
         "ElasticTransformer",
         "FoldedLatentAttentionPooling",
         "LatentAttentionPooling",
+        "LayerAlignment",
         "MultiLayerPooling",
         "Truncation",
     ],

@@ -19,6 +19,7 @@ GOLDEN_PATHS = {
         "st_plugins.modules.folded_latent_attention_pooling.FoldedLatentAttentionPooling"
     ),
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
+    "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }

@@ -13,6 +13,7 @@ from st_plugins.modules import (
     ElasticTransformer,
     FoldedLatentAttentionPooling,
     LatentAttentionPooling,
+    LayerAlignment,
     MultiLayerPooling,
     Truncation,
 )
@@ -69,8 +70,8 @@ def _check_modules(modules: list[Any]) -> None:
             f"The first module must be a Transformer, got {type(first).__name__}. Only such pipelines become a graph; "
             "of a Router, export the branches as models of their own."
         )
-    if isinstance(first, ElasticTransformer) and others and type(others[-1]) is Truncation:
-        others.pop()
+    if isinstance(first, ElasticTransformer):  # what follows becomes plain modules with the size
+        others = [module for module in others if type(module) not in (Truncation, LayerAlignment)]
     for module in others:
         if type(module) not in _LATER_MODULES:
             names = ", ".join(kind.__name__ for kind in _LATER_MODULES)

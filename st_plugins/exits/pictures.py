@@ -64,7 +64,7 @@ def draw_curves(curves: ExitCurves, file: str | Path, *, policy: ExitPolicy | No
     ):
         axis.plot([layer for layer, _ in points], [loss for _, loss in points], label=label, **style)
     if policy is not None and proof is not None:
-        axis.axhline(proof.alpha, color="gray", linewidth=0.8)
+        axis.axhline(proof.alpha, color="gray", linewidth=0.8, label="alpha")
         axis.plot([proof.expected_layers], [proof.mean_loss], "k*", markersize=12, label=f"policy {policy.name!r}")
     axis.set(title=title, xlabel="mean layer of exit", ylabel=f"mean loss ({curves.risk})")
     axis.grid(alpha=0.3)

@@ -8,6 +8,7 @@ from st_plugins.modules.bidirectional_transformer import BidirectionalTransforme
 from st_plugins.modules.elastic_transformer import ElasticTransformer
 from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
+from st_plugins.modules.layer_alignment import LayerAlignment
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
 from st_plugins.modules.truncation import Truncation
 
@@ -17,6 +18,7 @@ __all__ = [
     "ElasticTransformer",
     "FoldedLatentAttentionPooling",
     "LatentAttentionPooling",
+    "LayerAlignment",
     "MultiLayerPooling",
     "Truncation",
 ]
