@@ -1,8 +1,9 @@
 """Texts that leave where they may, against layers that are the same for all and against an oracle.
 
 The model is all-MiniLM-L6-v2, trained as ``elastic_training.py`` trains it with ``ElasticLoss`` and a teacher, and kept
-in ``--output``. ``--quick`` trains for minutes on 2 CPU cores; the tables take about twenty more. A GPU is used where
-there is one. The sets are those in ``ST_PLUGINS_DATA``.
+in ``--output``; with ``--aligned`` its shallow layers are mapped to the full depth afterwards. ``--quick`` trains for
+minutes on 2 CPU cores; the tables take about twenty more. A GPU is used where there is one. The sets are those in
+``ST_PLUGINS_DATA``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
 import st_plugins
-from elastic_training import EVALUATION_TOKENS, FULL, QUICK, SEED, Scale, load_start, methods, train
+from elastic_training import EVALUATION_TOKENS, FULL, QUICK, SEED, Scale, alignment_texts, load_start, methods, train
 from exit_promises import Certified, violation_table
 from exit_quality import Task, least_layers_row, quality_table
 from exit_timing import encode_table, forward_table
@@ -91,6 +92,7 @@ def shares(squad: Retrieval) -> tuple[list[str], Retrieval]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="train for few steps")
+    parser.add_argument("--aligned", action="store_true", help="fit a linear map to every layer first")
     parser.add_argument("--output", type=Path, help="folder for the model; default: elastic_training[_quick]")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="some of the tables")
     arguments = parser.parse_args()
@@ -101,6 +103,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print_machine("torch", "sentence-transformers", "transformers")
     model = trained_model(folder, scale)
+    if arguments.aligned:
+        model = st_plugins.align_layers(model, alignment_texts())
     gate = trained_gate(model)
     squad, medline = retrieval_sets(("squad", "medline")).values()
     calibration, held_out = shares(squad)

