@@ -94,7 +94,8 @@ def run(folder: Path) -> None:
     model = st_plugins.elastic(load_base(where))
     before = grid.measure(model, questions, documents, DIMS, title="encoding at each layer")
 
-    heading(f"3. Training {len(DIMS)} dims x {model[0].depth} layers at once with ElasticLoss")
+    heading(f"3. A map per layer, then training {len(DIMS)} dims x {model[0].depth} layers at once with ElasticLoss")
+    model = st_plugins.align_layers(model, [text for pair in training for text in (pair.question, pair.document)])
     train(model, training, folder / "trainer")
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(str(folder / "minilm-elastic"))

@@ -67,9 +67,10 @@ class ElasticLoss(LayerLoss):
         A batch with more than one candidate, or the distributions have nothing to compare.
 
     Relations:
-        Unlike ST's ``Matryoshka2dLoss`` it trains the size that is served (final norm included), takes no random size
-        per step, distils rankings instead of coordinates, works with gradient caching and with losses that return a
-        dict, and has the cross-size term.
+        :func:`st_plugins.align_layers` before the training helps more than any option here, and costs a minute. Unlike
+        ST's ``Matryoshka2dLoss`` it trains the size that is served (final norm included), takes no random size per
+        step, distils rankings instead of coordinates, works with gradient caching and with losses that return a dict,
+        and has the cross-size term.
 
     Raises:
         UnsupportedModelError: If the model is not elastic.
