@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 import masking_cases
 import st_plugins
+from conftest import WORDS
 from st_plugins.errors import ExportError, UnsupportedModelError
 from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling
 from st_plugins_export import OnnxEncoder, export_onnx
@@ -112,3 +113,14 @@ def test_an_unmasked_decoder_gives_the_vectors_of_torch(family, is_elastic, tmp_
     modules = json.loads((folder / "modules.json").read_text())
     assert modules[0]["type"] == "sentence_transformers.models.Transformer"
     assert json.loads((folder / "config.json").read_text())["is_causal"] is False
+
+
+def test_the_map_of_a_layer_goes_into_the_graph_of_its_size(tmp_path, texts):
+    model = st_plugins.elastic(masking_cases.build(tmp_path / "model"), sizes=[(4, 16)])
+    model = st_plugins.align_layers(model, [f"{a} {b}" for a in WORDS for b in WORDS[:3]], layers=[2])
+    export_onnx(model, tmp_path / "out", sizes=[(2, 16)], show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)
+    assert_same_vectors(model, tmp_path / "out", texts, layer=2, truncate_dim=16)
+    without = SentenceTransformer(modules=[model[0], model[1], model[2], model[4]], device="cpu")
+    different = without.encode(texts, layer=2, truncate_dim=16)
+    assert not np.allclose(OnnxEncoder(tmp_path / "out").encode(texts, layer=2, truncate_dim=16), different, atol=1e-2)
