@@ -385,3 +385,16 @@ def given_negatives(anchors, columns, scale):
         powers = [math.exp(scale * dot(a, truncate(column[row], len(anchor)))) for column in columns]
         total -= math.log(powers[0] / sum(powers))
     return total / len(anchors)
+
+
+def saturation_exit(token_vectors, layers, threshold):
+    """The first layer whose mean token vector has a cosine of at least ``threshold`` with that of the exit before.
+
+    ``token_vectors[j]`` holds the token vectors of one text at layer ``layers[j]``. At the last layer the text leaves.
+    """
+    means = [[sum(column) / len(column) for column in zip(*vectors, strict=True)] for vectors in token_vectors]
+    for before, here, layer in zip(means, means[1:-1], layers[1:], strict=False):
+        norms = math.sqrt(sum(x * x for x in before)) * math.sqrt(sum(x * x for x in here))
+        if sum(x * y for x, y in zip(before, here, strict=True)) / norms >= threshold:
+            return layer
+    return layers[-1]

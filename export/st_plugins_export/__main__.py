@@ -1,4 +1,4 @@
-"""``python -m st_plugins_export MODEL FOLDER [--size 3x128 ...]``: export a model and print the report."""
+"""``python -m st_plugins_export MODEL FOLDER [--size 3x128 ...] [--exit fast ...]``: export and print the report."""
 
 import argparse
 import sys
@@ -29,6 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         help="a smaller size of an elastic model, for instance 3x128; may be repeated",
     )
+    parser.add_argument(
+        "--exit",
+        dest="exits",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="an exit policy of an elastic model, by which texts leave early; may be repeated",
+    )
+    parser.add_argument(
+        "--layer-per-text", action="store_true", help="also a graph that is told the layer of each text of a batch"
+    )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
     options = parser.parse_args(arguments)
     import st_plugins  # only now: it takes seconds, and --help needs none of it
@@ -36,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         model = st_plugins.load(options.model)
-        report = export_onnx(model, options.folder, sizes=options.sizes, tolerance=options.tolerance)
+        report = export_onnx(
+            model,
+            options.folder,
+            sizes=options.sizes,
+            exits=options.exits,
+            layer_per_text=options.layer_per_text,
+            tolerance=options.tolerance,
+        )
     except (StPluginsError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

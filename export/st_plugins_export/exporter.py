@@ -1,7 +1,7 @@
 """Writes a SentenceTransformer as a folder that ONNX servers and :class:`OnnxEncoder` open."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +9,20 @@ from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
 import st_plugins
-from st_plugins.blocks import check_layer
-from st_plugins.errors import ExportError, SizeError
-from st_plugins.modules import ElasticTransformer
+from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
+from st_plugins_export.exit_graph import write_exit_graph
+from st_plugins_export.exit_parity import check_exit
 from st_plugins_export.extras import require
-from st_plugins_export.graph import OPSET, plain_copy, write_graph
-from st_plugins_export.layout import ExportedSize, Probe, graph_file, write_manifest
+from st_plugins_export.graph import OPSET, plain_copy, with_alignment_of, write_graph
+from st_plugins_export.layout import exit_file, graph_file, write_manifest
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.parity import PROBE_TEXTS, check_size
+from st_plugins_export.parity import check_size
+from st_plugins_export.probes import PROBE_TEXTS
 from st_plugins_export.report import ExportReport
 from st_plugins_export.sidecars import library_versions, token_limit, write_sidecars
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable, includes_prompt
+from st_plugins_export.wanted import WantedExit, trained_dims, wanted_exits, wanted_sizes
 
 
 def export_onnx(
@@ -28,6 +30,8 @@ def export_onnx(
     folder: str | Path,
     *,
     sizes: Iterable[tuple[int, int]] | None = None,
+    exits: Iterable[str] = (),
+    layer_per_text: bool = False,
     tolerance: float = 1e-5,
     show_progress: bool = True,
 ) -> ExportReport:
@@ -41,15 +45,21 @@ def export_onnx(
         model: Plain or elastic; left as it is.
         folder: Where to. May be missing, empty, or an earlier export, which is replaced.
         sizes: Sizes (layer, dim) of an elastic model to write besides the full one, each as a file of its own.
+        exits: Names of exit policies of an elastic model, each to become a file ``onnx/model_exit_<name>.onnx``, in
+            which every text leaves at the layer the policy says. It has a third output, ``exit_layer``.
+        layer_per_text: Write ``onnx/model_layer_per_text.onnx`` too, which takes one more input, ``layer``: where each
+            text shall leave, of the layers an elastic model was trained for.
         tolerance: Largest absolute difference from torch, in any coordinate of any probe.
         show_progress: Show a bar over the steps.
 
     Returns:
-        ExportReport: One row per size. ``print`` it.
+        ExportReport: One row per graph. ``print`` it.
 
     Raises:
         UnsupportedModelError: If the pipeline cannot be exported; the message names what stands in the way.
         SizeError: If a size does not exist.
+        ExitError: If an exit policy does not exist, or was calibrated for other weights.
+        UntrainedSizeError: If the model was not trained for a layer to leave at.
         ParityError: If a graph and torch disagree.
         ExportError: If the target holds something else, the weights exceed 2 GiB, or ONNX cannot express the model.
         MissingExtraError: If onnx or onnxruntime is not installed.
@@ -65,42 +75,33 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
     check_exportable(model)
-    wanted = _wanted_sizes(model, list(sizes or ()))
+    wanted = wanted_sizes(model, list(sizes or ()))
+    leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
     target = Path(folder)
-    steps = tqdm(total=2 * len(wanted), desc="Export", unit="step", disable=not show_progress)
+    steps = tqdm(total=2 * len(wanted) + 2 * len(leaving), desc="Export", unit="step", disable=not show_progress)
     with staged_folder(target) as staged, steps:
-        seconds = _write(model, staged, wanted, tolerance, steps)
+        seconds = _write(model, staged, wanted, leaving, tolerance, steps)
         opened = OpenedExport(staged)
-        reports = []
+        size_reports = []
         for size in opened.manifest.sizes:
             report = check_size(model, opened, size, tolerance=tolerance)
-            reports.append(replace(report, seconds=report.seconds + seconds[size.file]))
+            size_reports.append(replace(report, seconds=report.seconds + seconds[size.file]))
             steps.update()
-    return ExportReport(target, tolerance, tuple(reports))
-
-
-def _wanted_sizes(model: SentenceTransformer, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pairs (layer, dim), the full one first, each once."""
-    first = model[0]
-    is_elastic = isinstance(first, ElasticTransformer)
-    if sizes and not is_elastic:
-        raise ExportError(
-            f"Only elastic models have sizes other than the full one, got sizes={sizes} for a plain model. "
-            "Wrap it first: export_onnx(st_plugins.elastic(model), ...)."
-        )
-    depth = first.depth if is_elastic else first.auto_model.config.num_hidden_layers
-    width = model.get_embedding_dimension()
-    for size in sizes:
-        if not isinstance(size, (tuple, list)) or len(size) != 2:
-            raise SizeError(f"sizes must be pairs (layer, dim), got {size!r}.")
-        check_layer(size[0], depth)
-        if not isinstance(size[1], int) or not 1 <= size[1] <= width:
-            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got size {size}.")
-    return list(dict.fromkeys([(depth, width), *((layer, dim) for layer, dim in sizes)]))
+        exit_reports = []
+        for exported in opened.manifest.exits:
+            exit_report = check_exit(model, opened, exported, tolerance=tolerance)
+            exit_reports.append(replace(exit_report, seconds=exit_report.seconds + seconds[exported.file]))
+            steps.update()
+    return ExportReport(target, tolerance, tuple(size_reports), tuple(exit_reports))
 
 
 def _write(
-    model: SentenceTransformer, folder: Path, wanted: list[tuple[int, int]], tolerance: float, steps: tqdm
+    model: SentenceTransformer,
+    folder: Path,
+    wanted: list[tuple[int, int]],
+    leaving: list[WantedExit],
+    tolerance: float,
+    steps: tqdm,
 ) -> dict[str, float]:
     """Write all files; returns the seconds that each graph took, by its name."""
     (folder / "onnx").mkdir()
@@ -114,9 +115,11 @@ def _write(
         name = graph_file(layer, dim, is_full=is_full)
         graph = write_graph(full if is_full else plain_copy(model, layer=layer, dim=dim), folder / name)
         identity = st_plugins.fingerprint(model) if is_full else st_plugins.fingerprint(model, layer=layer, dim=dim)
-        sizes.append(ExportedSize(layer, dim, is_full, name, graph.nodes, identity, _trained_dims(model, layer, dim)))
+        dims = trained_dims(model, [layer], dim)
+        sizes.append(ExportedSize(layer, dim, is_full, name, graph.nodes, identity, dims))
         seconds[name] = time.perf_counter() - started
         steps.update()
+    exits = _write_exits(model, full, folder, leaving, seconds, steps)
     write_sidecars(full, folder)
     write_manifest(
         folder,
@@ -129,12 +132,33 @@ def _write(
         opset=OPSET,
         tolerance=tolerance,
         libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},
+        exits=exits,
         probes=tuple(Probe(*pair) for pair in zip(PROBE_TEXTS, expected.tolist(), strict=True)),
     )
     return seconds
 
 
-def _trained_dims(model: SentenceTransformer, layer: int, dim: int) -> tuple[int, ...]:
-    """Dims below ``dim`` that an elastic model was trained for at this layer."""
-    trained = getattr(model[0], "sizes", ())
-    return tuple(sorted(width for trained_layer, width in trained if trained_layer == layer and width < dim))
+def _write_exits(
+    model: SentenceTransformer,
+    full: SentenceTransformer,
+    folder: Path,
+    leaving: Sequence[WantedExit],
+    seconds: dict[str, float],
+    steps: tqdm,
+) -> tuple[ExportedExit, ...]:
+    exits = []
+    dim = full.get_embedding_dimension()
+    full = with_alignment_of(model, full)
+    for wanted in leaving:
+        started = time.perf_counter()
+        name = exit_file(wanted.name)
+        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy)
+        identity = policy = None
+        if wanted.policy is not None:
+            identity = st_plugins.fingerprint(model, exit=wanted.policy.name)
+            policy = wanted.policy.as_dict()
+        dims = trained_dims(model, wanted.layers, dim)
+        exits.append(ExportedExit(wanted.name, wanted.layers, dim, name, graph.nodes, identity, dims, policy))
+        seconds[name] = time.perf_counter() - started
+        steps.update()
+    return tuple(exits)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import st_plugins
 from st_plugins.errors import ExportError
-from st_plugins.modules import ElasticTransformer, LatentAttentionPooling
+from st_plugins.model_settings import with_settings_of
+from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, LayerAlignment
 from st_plugins_export.extras import require
 
 OPSET = 17
@@ -90,15 +91,50 @@ def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int
         copied = copy.deepcopy(model)
     else:
         copied = st_plugins.bake(model, layer=layer, dim=dim)
-    copied = copied.to("cpu").eval()
+    copied = _on_cpu(copied)
     for name, module in copied.named_children():
         if isinstance(module, LatentAttentionPooling):
             setattr(copied, name, module.fold())  # the same vectors, fewer products
+    return copied
+
+
+def elastic_copy(model: SentenceTransformer) -> SentenceTransformer:
+    """A copy of an elastic model on the CPU, ready to encode at any layer.
+
+    Args:
+        model: Left as it is.
+
+    Returns:
+        SentenceTransformer: Shares nothing with the model.
+    """
+    return _on_cpu(copy.deepcopy(model))
+
+
+def _on_cpu(copied: SentenceTransformer) -> SentenceTransformer:
+    copied = copied.to("cpu").eval()
     copied[0].unpad_inputs = False
     network = copied[0].auto_model
     if "flash" in str(network.config._attn_implementation):
         _set_attention(network, "sdpa")  # flash attention needs CUDA
     return copied
+
+
+def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) -> SentenceTransformer:
+    """The plain full size with the maps that texts need which leave before it.
+
+    Args:
+        elastic: The model that is exported.
+        plain: From :func:`plain_copy`, at full depth, where no text needs a map.
+
+    Returns:
+        SentenceTransformer: ``plain`` itself if there are no maps.
+    """
+    modules = list(plain.children())
+    for place, module in enumerate(elastic.children()):
+        if isinstance(module, LayerAlignment):
+            modules.insert(place, copy.deepcopy(module).cpu())
+            return with_settings_of(plain, {str(index): part for index, part in enumerate(modules)})
+    return plain
 
 
 def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:

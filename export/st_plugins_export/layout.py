@@ -10,55 +10,25 @@ This file needs neither torch nor numpy.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
 from st_plugins.errors import ManifestError, UnsafeModelError
+from st_plugins_export.entries import (
+    MANIFEST_FILE,
+    ExportedExit,
+    ExportedSize,
+    Probe,
+    expect,
+    expect_keys,
+    parse_exit,
+    parse_probe,
+    parse_size,
+)
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class ExportedSize:
-    """One graph of an export.
-
-    Args:
-        layer: Blocks it runs, counted from 1.
-        dim: Width of its vectors.
-        is_full: Whether it is the full size of the model.
-        file: Where it lies in the folder.
-        nodes: Operators in the graph.
-        fingerprint: Identity of its vectors, see :func:`st_plugins.fingerprint`.
-        trained_dims: Smaller dims its vectors may be cut to.
-
-    Example:
-        >>> ExportedSize(6, 384, True, graph_file(6, 384, is_full=True), 536, "9f…", (128, 256)).file
-        'onnx/model.onnx'
-    """
-
-    layer: int
-    dim: int
-    is_full: bool
-    file: str
-    nodes: int
-    fingerprint: str
-    trained_dims: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A text and the vector that torch gave it at full size.
-
-    Args:
-        text: Without any prompt.
-        embedding: ``dim`` numbers.
-    """
-
-    text: str
-    embedding: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +47,7 @@ class Manifest:
         tolerance: Largest difference from torch that the export allowed.
         libraries: Versions that wrote the folder.
         probes: Texts to check any other reader with.
+        exits: The graphs in which texts leave at layers of their own.
     """
 
     sizes: tuple[ExportedSize, ...]
@@ -90,6 +61,7 @@ class Manifest:
     tolerance: float
     libraries: dict[str, str]
     probes: tuple[Probe, ...]
+    exits: tuple[ExportedExit, ...] = ()
 
     @property
     def full(self) -> ExportedSize:
@@ -99,28 +71,31 @@ class Manifest:
     @classmethod
     def from_json(cls, entries: dict[str, Any]) -> Self:
         """Build one from parsed JSON, checking every type a reader relies on."""
-        _expect_keys(cls, entries)
-        sizes = tuple(_parse_size(entry) for entry in _expect(entries["sizes"], list, "sizes"))
+        entries = {"exits": [], **entries}
+        expect_keys(cls, entries)
+        sizes = tuple(parse_size(entry) for entry in expect(entries["sizes"], list, "sizes"))
         if [size.is_full for size in sizes].count(True) != 1:
             raise ManifestError(f"{MANIFEST_FILE} must name exactly one full size. Export the model again.")
         for name in ("files", "prompts", "libraries"):
-            for value in _expect(entries[name], dict, name).values():
-                _expect(value, str, name)
-        _expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
-        _expect(entries["include_prompt"], bool, "include_prompt")
-        _expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
-        inputs = tuple(_expect(name, str, "inputs") for name in _expect(entries["inputs"], list, "inputs"))
-        probes = []
-        for entry in _expect(entries["probes"], list, "probes"):
-            _expect_keys(Probe, entry)
-            embedding = tuple(_expect(entry["embedding"], list, "embedding"))
-            probes.append(Probe(_expect(entry["text"], str, "text"), embedding))
-        return cls(**{**entries, "sizes": sizes, "inputs": inputs, "probes": tuple(probes)})
+            for value in expect(entries[name], dict, name).values():
+                expect(value, str, name)
+        expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
+        expect(entries["include_prompt"], bool, "include_prompt")
+        expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
+        inputs = tuple(expect(name, str, "inputs") for name in expect(entries["inputs"], list, "inputs"))
+        probes = tuple(parse_probe(entry) for entry in expect(entries["probes"], list, "probes"))
+        exits = tuple(parse_exit(entry) for entry in expect(entries["exits"], list, "exits"))
+        return cls(**{**entries, "sizes": sizes, "inputs": inputs, "probes": probes, "exits": exits})
 
 
 def graph_file(layer: int, dim: int, *, is_full: bool) -> str:
     """Where the graph of a size lies; servers look for the name of the full one."""
     return "onnx/model.onnx" if is_full else f"onnx/model_L{layer}_D{dim}.onnx"
+
+
+def exit_file(name: str | None) -> str:
+    """Where the graph of an exit policy lies, or with None the one whose caller says where each text leaves."""
+    return "onnx/model_layer_per_text.onnx" if name is None else f"onnx/model_exit_{name}.onnx"
 
 
 def write_manifest(folder: Path, **entries: Any) -> Manifest:
@@ -135,7 +110,10 @@ def write_manifest(folder: Path, **entries: Any) -> Manifest:
     """
     files = {name: _sha256((folder / name).read_bytes()) for name in file_names(folder)}
     manifest = Manifest(files=files, **entries)
-    text = json.dumps({"format_version": FORMAT_VERSION, **asdict(manifest)}, indent=2, ensure_ascii=False)
+    content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
+    if not manifest.exits:
+        del content["exits"]  # then a release without exits can read it
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
@@ -164,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
         entries = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{folder / MANIFEST_FILE} is not valid JSON ({error}). Export the model again.") from None
-    version = _expect(entries, dict, "manifest").pop("format_version", None)
+    version = expect(entries, dict, "manifest").pop("format_version", None)
     if version != FORMAT_VERSION:
         raise ManifestError(
             f"{folder / MANIFEST_FILE} must have format version {FORMAT_VERSION}, got {version!r}. "
@@ -226,27 +204,3 @@ def file_names(folder: Path) -> list[str]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _parse_size(entry: Any) -> ExportedSize:
-    _expect_keys(ExportedSize, entry)
-    for name, kind in (("layer", int), ("dim", int), ("is_full", bool), ("file", str), ("fingerprint", str)):
-        _expect(entry[name], kind, name)
-    dims = tuple(_expect(dim, int, "trained_dims") for dim in _expect(entry["trained_dims"], list, "trained_dims"))
-    return ExportedSize(**{**entry, "trained_dims": dims})
-
-
-def _expect_keys(kind: type, entries: Any) -> None:
-    expected = {field.name for field in fields(kind)}
-    found = set(_expect(entries, dict, kind.__name__))
-    if found != expected:
-        raise ManifestError(
-            f"{MANIFEST_FILE} must have exactly the entries {sorted(expected)} for {kind.__name__}, "
-            f"got {sorted(found)}. Export the model again."
-        )
-
-
-def _expect(value: Any, kind: Any, name: str) -> Any:
-    if not isinstance(value, kind):
-        raise ManifestError(f"{MANIFEST_FILE} has {value!r} for {name!r}, which is no {kind}. Export the model again.")
-    return value

@@ -13,11 +13,14 @@ import numpy as np
 
 from st_plugins.errors import InputError, ManifestError
 from st_plugins_export.batches import pad
+from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
-from st_plugins_export.layout import TOKENIZER_FILE, ExportedSize, read_manifest, read_verified
+from st_plugins_export.layout import TOKENIZER_FILE, read_manifest, read_verified
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUT = "sentence_embedding"
+_EXIT_OUTPUT = "exit_layer"
+_LAYER_INPUT = "layer"
 # No file can lie below a device.
 _NOWHERE = os.devnull
 
@@ -89,6 +92,28 @@ class OpenedExport:
         Returns:
             np.ndarray: (B, dim) float32.
         """
+        return self.session(size).run([_OUTPUT], self._inputs(encodings))[0]  # (B, dim)
+
+    def embed_with_exits(
+        self, encodings: Sequence[Any], exported: ExportedExit, layers: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run one batch whose texts leave at layers of their own.
+
+        Args:
+            encodings: B results of :meth:`tokenize`.
+            exported: One of ``manifest.exits``.
+            layers: (B,) integers, where each text shall leave; for the graph without a policy.
+
+        Returns:
+            tuple: (B, dim) float32, and (B,) int64, the layers they left at.
+        """
+        inputs = self._inputs(encodings)
+        if layers is not None:
+            inputs[_LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
+        embeddings, exit_layer = self.session(exported).run([_OUTPUT, _EXIT_OUTPUT], inputs)
+        return embeddings, exit_layer
+
+    def _inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         side = self._padding["direction"]
         tensors = {
             "input_ids": pad([encoding.ids for encoding in encodings], self._padding["pad_id"], side=side),
@@ -97,29 +122,28 @@ class OpenedExport:
                 [encoding.type_ids for encoding in encodings], self._padding["pad_type_id"], side=side
             ),
         }  # each (B, T)
-        inputs = {name: tensors[name] for name in self.manifest.inputs}
-        return self.session(size).run([_OUTPUT], inputs)[0]  # (B, dim)
+        return {name: tensors[name] for name in self.manifest.inputs}
 
-    def session(self, size: ExportedSize) -> Any:
+    def session(self, graph: ExportedSize | ExportedExit) -> Any:
         """The onnxruntime session of a graph, opened and checked on first use.
 
         Args:
-            size: One of ``manifest.sizes``.
+            graph: One of ``manifest.sizes`` or ``manifest.exits``.
 
         Returns:
-            onnxruntime.InferenceSession: Gives vectors of ``size.dim`` numbers.
+            onnxruntime.InferenceSession: Gives vectors of ``graph.dim`` numbers.
 
         Raises:
             ManifestError: If the graph is not the one that was exported, or not what the manifest says it is.
             UnsafeModelError: If it is a link or lies outside the folder.
         """
         with self._lock:
-            if size.file not in self._sessions:
-                self._sessions[size.file] = self._open(size)
-            return self._sessions[size.file]
+            if graph.file not in self._sessions:
+                self._sessions[graph.file] = self._open(graph)
+            return self._sessions[graph.file]
 
-    def _open(self, size: ExportedSize) -> Any:
-        graph = read_verified(self.folder, size.file, self.manifest)
+    def _open(self, graph: ExportedSize | ExportedExit) -> Any:
+        content = read_verified(self.folder, graph.file, self.manifest)
         options = self._onnxruntime.SessionOptions()
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
@@ -128,21 +152,26 @@ class OpenedExport:
         # Our graphs hold their weights. One that names a file outside itself finds an empty place, not your disk.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         try:
-            session = self._onnxruntime.InferenceSession(graph, options, providers=self._providers)
+            session = self._onnxruntime.InferenceSession(content, options, providers=self._providers)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ManifestError(
-                f"onnxruntime {self._onnxruntime.__version__} cannot open {self.folder / size.file}: {error}"
+                f"onnxruntime {self._onnxruntime.__version__} cannot open {self.folder / graph.file}: {error}"
             ) from error
-        self._check_signature(session, size)
+        self._check_signature(session, graph)
         return session
 
-    def _check_signature(self, session: Any, size: ExportedSize) -> None:
+    def _check_signature(self, session: Any, graph: ExportedSize | ExportedExit) -> None:
         inputs = tuple(tensor.name for tensor in session.get_inputs())
-        widths = [tensor.shape[-1] for tensor in session.get_outputs() if tensor.name == _OUTPUT]
-        if inputs != self.manifest.inputs or widths != [size.dim] or not set(inputs) <= set(_INPUTS):
+        outputs = {tensor.name: tensor.shape[-1] for tensor in session.get_outputs()}
+        expected = self.manifest.inputs
+        is_complete = set(expected) <= set(_INPUTS)
+        if isinstance(graph, ExportedExit):
+            expected = expected if graph.name is not None else (*expected, _LAYER_INPUT)
+            is_complete = is_complete and _EXIT_OUTPUT in outputs
+        if inputs != expected or outputs.get(_OUTPUT) != graph.dim or not is_complete:
             raise ManifestError(
-                f"{self.folder / size.file} must turn {self.manifest.inputs} into {_OUTPUT!r} of width {size.dim}, "
-                f"it turns {inputs} into width {widths}. Export the model again."
+                f"{self.folder / graph.file} must turn {expected} into {_OUTPUT!r} of width {graph.dim}, "
+                f"it turns {inputs} into {outputs}. Export the model again."
             )
 
     def _checked_providers(self, providers: Sequence[str] | None) -> list[str]:

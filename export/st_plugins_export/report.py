@@ -1,4 +1,4 @@
-"""What an export, or a check of one, found: one row per size."""
+"""What an export, or a check of one, found: one row per graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,33 @@ class SizeReport:
 
 
 @dataclass(frozen=True)
+class ExitReport:
+    """One graph in which texts leave at layers of their own, and how far it is from torch.
+
+    Args:
+        name: The exit policy, or None where the caller says at which layer each text leaves.
+        layers: Where texts leave.
+        dim: Width of its vectors.
+        file: Where it lies in the folder.
+        bytes: Size of that file.
+        nodes: Operators in the graph, those inside of others included.
+        max_difference: Largest absolute difference of any coordinate from torch, over all probes.
+        seconds: What it took to write (if it was written) and to check.
+        borderline: Probes that left at another layer than in torch, as rounding carried their score over the threshold.
+    """
+
+    name: str | None
+    layers: tuple[int, ...]
+    dim: int
+    file: str
+    bytes: int
+    nodes: int
+    max_difference: float
+    seconds: float
+    borderline: int = 0
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """The graphs of one folder. ``str(report)`` is a table.
 
@@ -35,6 +62,7 @@ class ExportReport:
         folder: The export.
         tolerance: Largest difference that was allowed.
         sizes: One report per size, the full one first.
+        exits: One report per graph with exits.
 
     Example:
         >>> size = SizeReport(6, 384, "onnx/model.onnx", 90_396_762, 536, 1.8e-07, 3.94)
@@ -47,18 +75,24 @@ class ExportReport:
     folder: Path
     tolerance: float
     sizes: tuple[SizeReport, ...]
+    exits: tuple[ExitReport, ...] = ()
 
     @property
     def max_difference(self) -> float:
-        """The worst over all sizes."""
-        return max(size.max_difference for size in self.sizes)
+        """The worst over all graphs."""
+        return max(graph.max_difference for graph in self._graphs)
+
+    @property
+    def _graphs(self) -> list[SizeReport | ExitReport]:
+        return [*self.sizes, *self.exits]
 
     def __str__(self) -> str:
         rows = [("layer", "dim", "file", "MB", "nodes", "max difference", "seconds")]
-        for size in self.sizes:
-            megabytes = f"{size.bytes / 1e6:.{0 if size.bytes > 1e7 else 2}f}"
-            difference, seconds = f"{size.max_difference:.1e}", f"{size.seconds:.1f}"
-            rows.append((str(size.layer), str(size.dim), size.file, megabytes, str(size.nodes), difference, seconds))
+        for graph in self._graphs:
+            layers = str(graph.layer) if isinstance(graph, SizeReport) else f"{graph.layers[0]}-{graph.layers[-1]}"
+            megabytes = f"{graph.bytes / 1e6:.{0 if graph.bytes > 1e7 else 2}f}"
+            difference, seconds = f"{graph.max_difference:.1e}", f"{graph.seconds:.1f}"
+            rows.append((layers, str(graph.dim), graph.file, megabytes, str(graph.nodes), difference, seconds))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -68,5 +102,7 @@ class ExportReport:
             for row in rows
         ]
         count = f"{len(self.sizes)} size{'s' if len(self.sizes) > 1 else ''}"
+        if self.exits:
+            count += f" and {len(self.exits)} graph{'s' if len(self.exits) > 1 else ''} with exits"
         worst = f"largest difference from torch {self.max_difference:.1e} (allowed {self.tolerance:.0e})"
         return "\n".join([f"{self.folder}: {count}, {worst}", *lines])

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from st_plugins.errors import InputError, SizeError
+from st_plugins.errors import ExitError, InputError
 from st_plugins_export.batches import plan_batches
-from st_plugins_export.layout import ExportedSize
+from st_plugins_export.choices import checked_layers, cut, find_exit, find_size
+from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.opened import OpenedExport
+from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
 
 logger = logging.getLogger(__name__)
 
 # Texts in memory as tokens at once; large enough that sorting them by length leaves almost no padding.
 _CHUNK = 8192
-# The names sentence-transformers looks for, in its order.
-_QUERY_PROMPTS = ("query",)
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class OnnxEncoder:
@@ -72,6 +71,11 @@ class OnnxEncoder:
         return tuple((size.layer, size.dim) for size in self._manifest.sizes)
 
     @property
+    def exits(self) -> tuple[str, ...]:
+        """The exported exit policies."""
+        return tuple(exported.name for exported in self._manifest.exits if exported.name is not None)
+
+    @property
     def fingerprint(self) -> str:
         """Identity of the vectors at full size; equals ``st_plugins.fingerprint`` of the model that was exported."""
         return self._manifest.full.fingerprint
@@ -90,6 +94,7 @@ class OnnxEncoder:
         texts: str | Sequence[str],
         *,
         layer: int | None = None,
+        exit: str | None = None,
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -101,6 +106,7 @@ class OnnxEncoder:
         Args:
             texts: N texts, or a single one.
             layer: Blocks to run; None for the full depth.
+            exit: An exported exit policy: each text leaves at the layer it needs. Goes without ``layer``.
             truncate_dim: Width of the vectors; None for the full one. A cut vector has unit length.
             prompt: Put in front of every text. Goes before ``prompt_name``.
             prompt_name: A prompt of the model by its name; without both, the model's default prompt if it has one.
@@ -114,36 +120,70 @@ class OnnxEncoder:
             TypeError: If something is not a string. Names its position.
             InputError: If a text cannot be embedded (position named), or there is no such prompt.
             SizeError: If the size was not exported. Lists those that were.
+            ExitError: If the exit policy was not exported. Lists those that were.
 
         Example:
             >>> encoder = OnnxEncoder("minilm-onnx")
             >>> encoder.encode(["A text"], layer=3, truncate_dim=128).shape
             (1, 128)
         """
-        if batch_size is not None:
-            _check_positive("batch_size", batch_size)
-        size, dim = self._find_size(layer, truncate_dim)
-        prefix = self._resolve_prompt(prompt, prompt_name)
-        is_single = isinstance(texts, str)
-        complete = _with_prompt([texts] if isinstance(texts, str) else list(texts), prefix)
-        self._opened.session(size)  # proves that the graph is this wide before memory is taken for it
-        embeddings = np.empty((len(complete), dim), dtype=np.float32)
-        truncated = 0
-        with _progress(len(complete), show_progress_bar) as progress:
-            for start in range(0, len(complete), _CHUNK):
-                chunk = slice(start, start + _CHUNK)
-                truncated += self._encode_chunk(complete[chunk], start, size, batch_size, embeddings[chunk], progress)
-        if truncated:
-            logger.warning(
-                "%d of %d texts have more than %s tokens and were cut.", truncated, len(complete), self.max_seq_length
-            )
-        return embeddings[0] if is_single else embeddings
+        graph: ExportedSize | ExportedExit
+        if exit is None:
+            graph, dim = find_size(self._manifest, layer, truncate_dim)
+        elif layer is None:
+            graph, dim = find_exit(self._manifest, exit, truncate_dim)
+        else:
+            raise ExitError(f"exit decides the layer of each text: leave layer out, got {exit=} and {layer=}.")
+        complete = with_prompt(texts, resolve_prompt(self._manifest, prompt, prompt_name))
+        embeddings, _ = self._encode(complete, graph, dim, None, batch_size, show_progress_bar)
+        return embeddings[0] if isinstance(texts, str) else embeddings
+
+    def encode_with_exits(
+        self,
+        texts: Sequence[str],
+        *,
+        exit: str | None = None,
+        layers: Sequence[int] | None = None,
+        truncate_dim: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The vector of each text, and the layer it left at.
+
+        Args:
+            texts: N texts.
+            exit: An exported exit policy.
+            layers: In its place, the layer of each text; for an export with ``layer_per_text=True``.
+            truncate_dim: As in :meth:`encode`.
+            prompt: As in :meth:`encode`.
+            prompt_name: As in :meth:`encode`.
+            batch_size: As in :meth:`encode`.
+            show_progress_bar: As in :meth:`encode`.
+
+        Returns:
+            tuple: (N, dim) float32, and (N,) int64.
+
+        Raises:
+            ExitError: Unless one of ``exit`` and ``layers`` is given, and was exported.
+            TypeError, InputError, SizeError: As :meth:`encode`; also if layers do not fit the texts or the export.
+        """
+        if (exit is None) == (layers is None):
+            raise ExitError(f"encode_with_exits takes either exit or layers, got {exit=} and {layers=}.")
+        if isinstance(texts, str):
+            raise InputError("texts must be a list of texts, got one text. Put it in a list.")
+        graph, dim = find_exit(self._manifest, exit, truncate_dim)
+        complete = with_prompt(texts, resolve_prompt(self._manifest, prompt, prompt_name))
+        told = None if layers is None else checked_layers(layers, graph, len(complete))
+        return self._encode(complete, graph, dim, told, batch_size, show_progress_bar)
 
     def encode_query(
         self,
         texts: str | Sequence[str],
         *,
         layer: int | None = None,
+        exit: str | None = None,
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -157,9 +197,10 @@ class OnnxEncoder:
         return self.encode(
             texts,
             layer=layer,
+            exit=exit,
             truncate_dim=truncate_dim,
             prompt=prompt,
-            prompt_name=self._first_prompt(_QUERY_PROMPTS) if prompt is None and prompt_name is None else prompt_name,
+            prompt_name=usual_prompt(self._manifest, QUERY_PROMPTS, prompt, prompt_name),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
@@ -169,6 +210,7 @@ class OnnxEncoder:
         texts: str | Sequence[str],
         *,
         layer: int | None = None,
+        exit: str | None = None,
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -183,91 +225,68 @@ class OnnxEncoder:
         return self.encode(
             texts,
             layer=layer,
+            exit=exit,
             truncate_dim=truncate_dim,
             prompt=prompt,
-            prompt_name=self._first_prompt(_DOCUMENT_PROMPTS)
-            if prompt is None and prompt_name is None
-            else prompt_name,
+            prompt_name=usual_prompt(self._manifest, DOCUMENT_PROMPTS, prompt, prompt_name),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
 
-    def _encode_chunk(
+    def _encode(
         self,
         texts: list[str],
-        start: int,
-        size: ExportedSize,
+        graph: ExportedSize | ExportedExit,
+        dim: int,
+        layers: np.ndarray | None,
         batch_size: int | None,
-        out: np.ndarray,
-        progress: Any,
-    ) -> int:
-        """Fill ``out`` (N, dim); returns how many texts were cut."""
-        encodings = self._opened.tokenize(texts, first_position=start)
-        lengths = [len(encoding) for encoding in encodings]
-        for rows in plan_batches(lengths, self._token_budget, batch_size):
-            embeddings = self._opened.embed([encodings[row] for row in rows], size)  # (B, size.dim)
-            is_finite = np.isfinite(embeddings).all(axis=1)
-            if not is_finite.all():
-                position = start + int(rows[~is_finite].min())
-                raise InputError(
-                    f"The model gives NaN or infinity for the text at position {position}. Leave it out, and check "
-                    "the model's weights: one bad number in them is enough."
-                )
-            out[rows] = embeddings if out.shape[1] == size.dim else _cut(embeddings, out.shape[1])
-            progress.update(len(rows))
-        return sum(1 for encoding in encodings if encoding.overflowing)
-
-    def _find_size(self, layer: int | None, dim: int | None) -> tuple[ExportedSize, int]:
-        """The graph to run and the width to cut its vectors to."""
-        full = self._manifest.full
-        layer = full.layer if layer is None else layer
-        dim = full.dim if dim is None else dim
-        at_layer = [size for size in self._manifest.sizes if size.layer == layer]
-        for size in at_layer:
-            if size.dim == dim:
-                return size, dim
-        for size in sorted(at_layer, key=lambda size: size.dim):
-            if dim in size.trained_dims and dim < size.dim:
-                return size, dim
-        available = sorted(
-            {(size.layer, width) for size in self._manifest.sizes for width in (size.dim, *size.trained_dims)}
-        )
-        raise SizeError(
-            f"The export has these sizes (layer, dim): {available}, got layer={layer}, truncate_dim={dim}. "
-            "Export the size as well: export_onnx(model, folder, sizes=[(layer, dim)])."
-        )
-
-    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        prompts = self._manifest.prompts
-        if prompt is None:
-            prompt_name = self._manifest.default_prompt_name if prompt_name is None else prompt_name
-            if prompt_name is not None and prompt_name not in prompts:
-                raise InputError(
-                    f"prompt_name must be one of the model's prompts, {list(prompts)}, got {prompt_name!r}."
-                )
-            prompt = "" if prompt_name is None else prompts[prompt_name]
-        if prompt and not self._manifest.include_prompt:
-            raise InputError(
-                "This model leaves the prompt out of its pooling, which the graph cannot do, so no prompt can be used, "
-                f"got {prompt!r}. Run it with sentence-transformers."
+        show_progress_bar: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (N, dim) and layers of exit (N,), prompts being in the texts; ``layers`` (N,) says where to leave."""
+        if batch_size is not None:
+            _check_positive("batch_size", batch_size)
+        self._opened.session(graph)  # proves that the graph is this wide before memory is taken for it
+        embeddings = np.empty((len(texts), dim), dtype=np.float32)
+        exit_layer = np.empty(len(texts), dtype=np.int64) if layers is None else layers.copy()
+        truncated = 0
+        with _progress(len(texts), show_progress_bar) as progress:
+            for start in range(0, len(texts), _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                encodings = self._opened.tokenize(texts[chunk], first_position=start)
+                truncated += sum(1 for encoding in encodings if encoding.overflowing)
+                for rows in plan_batches([len(encoding) for encoding in encodings], self._token_budget, batch_size):
+                    places = start + rows
+                    batch = [encodings[row] for row in rows]
+                    asked = None if layers is None else layers[places]
+                    embeddings[places], exit_layer[places] = self._run(batch, places, graph, dim, asked)
+                    progress.update(len(rows))
+        if truncated:
+            logger.warning(
+                "%d of %d texts have more than %s tokens and were cut.", truncated, len(texts), self.max_seq_length
             )
-        return prompt
+        return embeddings, exit_layer
 
-    def _first_prompt(self, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in self._manifest.prompts), None)
-
-
-def _with_prompt(texts: list[Any], prefix: str) -> list[str]:
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"Every text must be a string, got {type(text).__name__} at position {position}.")
-    return [prefix + text for text in texts] if prefix else texts
-
-
-def _cut(embeddings: np.ndarray, dim: int) -> np.ndarray:
-    """First ``dim`` coordinates of each row of (B, D), as unit vectors (B, dim); a zero row stays zero."""
-    embeddings = embeddings[:, :dim]
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    def _run(
+        self,
+        encodings: list[Any],
+        places: np.ndarray,
+        graph: ExportedSize | ExportedExit,
+        dim: int,
+        layers: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray | int]:
+        """One batch, of the texts at ``places``: vectors (B, dim) and layers of exit."""
+        exit_layer: np.ndarray | int
+        if isinstance(graph, ExportedExit):
+            embeddings, exit_layer = self._opened.embed_with_exits(encodings, graph, layers)  # (B, graph.dim), (B,)
+        else:
+            embeddings, exit_layer = self._opened.embed(encodings, graph), graph.layer
+        is_finite = np.isfinite(embeddings).all(axis=1)
+        if not is_finite.all():
+            raise InputError(
+                f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}. Leave it out, "
+                "and check the model's weights: one bad number in them is enough."
+            )
+        return embeddings if dim == graph.dim else cut(embeddings, dim), exit_layer
 
 
 def _progress(total: int, is_shown: bool) -> Any:

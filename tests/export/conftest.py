@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast, logging
 
 import st_plugins
+from st_plugins.exits import ExitPolicy, Gate, Saturation
 from st_plugins_export import export_onnx
 
 WIDTH = 32
@@ -105,7 +106,7 @@ def texts():
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory):
     """Left as it is by everything that is tested, so tests may share it; they copy it to change it."""
-    return make_model(tmp_path_factory.mktemp("plain"), behind=[Normalize()], prompts=dict(PROMPTS))
+    return make_model(tmp_path_factory.mktemp("plain"), behind=[Normalize()], prompts=dict(PROMPTS)).eval()
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +120,30 @@ def exported(elastic, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "export"
     export_onnx(elastic, folder, sizes=[(2, 16)], show_progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def leaving(plain):
+    """Elastic, with two policies: "gate" lets texts leave at layers 1, 2 and 3, "saturation" at 2 and 3."""
+    model = st_plugins.elastic(plain, sizes=[(layer, dim) for layer in (1, 2, 3) for dim in (8, 16)])
+    heads = ((0.0, 0.0, 0.0, -0.4, 1.2), (0.2, 0.0, 0.1, -0.2, 0.5))  # short texts first
+    model[0].add_exit_policy(ExitPolicy("gate", Gate((1, 2), heads), 0.26, (1, 2, 3)))
+    model[0].add_exit_policy(ExitPolicy("saturation", Saturation(), 0.882, (1, 2, 3)))
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported_exits(leaving, tmp_path_factory):
+    """Both policies, and the graph that is told the layers. Read only."""
+    folder = tmp_path_factory.mktemp("exported_exits") / "export"
+    export_onnx(leaving, folder, exits=["gate", "saturation"], layer_per_text=True, show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def damaged_exits(exported_exits, tmp_path):
+    """A copy of that export for a test to spoil."""
+    return Path(shutil.copytree(exported_exits, tmp_path / "damaged_exits"))
 
 
 @pytest.fixture

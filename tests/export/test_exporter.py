@@ -1,7 +1,9 @@
 """export_onnx: what it accepts gives torch's vectors, all else is refused by name, and failures leave no trace."""
 
+import copy
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +17,9 @@ from sentence_transformers.sentence_transformer.modules import (
 
 import st_plugins
 from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeError
+from st_plugins.exits import Certificate, ExitPolicy, Saturation, encode_with_exits
 from st_plugins_export import OnnxEncoder, export_onnx
+from st_plugins_export.exit_graph import write_exit_graph
 
 WIDTH, DEPTH = 32, 3
 FILES = {
@@ -149,6 +153,36 @@ def test_the_manifest_knows_sizes_prompts_and_expected_vectors(elastic, exported
     np.testing.assert_allclose(OnnxEncoder(exported).encode(texts), expected, atol=1e-5, rtol=0)
 
 
+def test_exits_add_their_graphs_and_their_entries(leaving, exported_exits):
+    added = {f"onnx/model_{name}.onnx" for name in ("exit_gate", "exit_saturation", "layer_per_text")}
+    assert set(contents(exported_exits)) == FILES - {"onnx/model_L2_D16.onnx"} | added
+    gate, saturation, told = read_json(exported_exits / "manifest.json")["exits"]
+    assert gate["fingerprint"] == st_plugins.fingerprint(leaving, exit="gate")
+    assert saturation["fingerprint"] == st_plugins.fingerprint(leaving, exit="saturation") != gate["fingerprint"]
+    assert gate["policy"] == leaving[0].exit_policies["gate"].as_dict()
+    assert (told["name"], told["policy"], told["layers"]) == (None, None, [1, 2, 3])
+
+
+def test_a_certificate_travels_with_its_policy(leaving, tmp_path):
+    model = copy.deepcopy(leaving)
+    certificate = Certificate("cosine", 0.1, 0.1, 50, "betting", 0.01, 0.02, 2.0, (0.3, 0.4, 0.3), "d", "f")
+    model[0].add_exit_policy(replace(model[0].exit_policies["gate"], certificate=certificate))
+    report = export_onnx(model, tmp_path / "out", exits=["gate"], show_progress=False)
+    assert [(found.name, found.layers) for found in report.exits] == [("gate", (1, 2, 3))]
+    assert 0 < report.exits[0].max_difference <= 1e-5
+    assert read_json(tmp_path / "out" / "manifest.json")["exits"][0]["policy"]["certificate"]["alpha"] == 0.1
+
+
+def test_a_graph_with_exits_that_differs_fails_the_export(leaving, tmp_path, monkeypatch):
+    def higher(model, file, layers, policy):
+        return write_exit_graph(model, file, layers, replace(policy, threshold=2.0))
+
+    monkeypatch.setattr("st_plugins_export.exporter.write_exit_graph", higher)
+    with pytest.raises(ParityError, match=r"model_exit_gate\.onnx a text must .* in torch, 1, and leaves at 3: 'a'"):
+        export_onnx(leaving, tmp_path / "out", exits=["gate"], show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_model_is_left_as_it_is(build, texts, tmp_path):
     model = st_plugins.elastic(build()).train()
     vectors = model.eval().encode(texts)
@@ -252,6 +286,21 @@ def test_the_onnx_backend_of_sentence_transformers_opens_the_folder(elastic, exp
     options = {"file_name": "onnx/model.onnx", "provider": "CPUExecutionProvider", "export": False}
     opened = SentenceTransformer(str(exported), backend="onnx", model_kwargs=options, device="cpu")
     np.testing.assert_allclose(opened.encode(texts), elastic.encode(texts), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_minilm_leaves_as_in_torch(minilm, tmp_path, texts):
+    model = copy.deepcopy(minilm)
+    model[0].add_sizes([(layer, 384) for layer in (1, 2, 3, 4, 5)])
+    model[0].add_exit_policy(ExitPolicy("mine", Saturation(), 0.9, (1, 2, 3, 4, 5, 6)))
+    report = export_onnx(model, tmp_path / "out", exits=["mine"], layer_per_text=True, show_progress=False)
+    assert max(found.max_difference for found in report.exits) <= 1e-6
+    many = [*texts, *(f"text number {number}" for number in range(40))]
+    vectors, layers = encode_with_exits(model, many, exit="mine")
+    found = OnnxEncoder(tmp_path / "out").encode_with_exits(many, exit="mine")
+    assert len(set(layers.tolist())) > 1
+    np.testing.assert_array_equal(found[1], layers)
+    np.testing.assert_allclose(found[0], vectors, atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow

@@ -19,6 +19,16 @@ def test_sizes_are_exported_and_reported(saved, tmp_path, capsys):
     assert OnnxEncoder(tmp_path / "out").sizes == ((3, 32), (2, 16), (1, 8))
 
 
+def test_exits_are_exported(leaving, tmp_path, capsys):
+    leaving.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    arguments = [str(tmp_path / "model"), str(tmp_path / "out"), "--exit", "gate", "--layer-per-text"]
+    assert main(arguments) == 0
+    assert "onnx/model_layer_per_text.onnx" in capsys.readouterr().out
+    assert OnnxEncoder(tmp_path / "out").exits == ("gate",)
+    assert main([*arguments, "--exit", "fast"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: exit must be the name of a policy")
+
+
 def test_a_refusal_is_one_line(saved, tmp_path, capsys):
     assert main([str(saved), str(tmp_path / "out"), "--size", "9x16"]) == 1
     out, error = capsys.readouterr()

@@ -13,6 +13,7 @@ import masking_cases
 import st_plugins
 from conftest import WORDS
 from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins.exits import ExitPolicy
 from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling
 from st_plugins_export import OnnxEncoder, export_onnx
 
@@ -124,3 +125,18 @@ def test_the_map_of_a_layer_goes_into_the_graph_of_its_size(tmp_path, texts):
     without = SentenceTransformer(modules=[model[0], model[1], model[2], model[4]], device="cpu")
     different = without.encode(texts, layer=2, truncate_dim=16)
     assert not np.allclose(OnnxEncoder(tmp_path / "out").encode(texts, layer=2, truncate_dim=16), different, atol=1e-2)
+
+
+def test_texts_that_leave_early_are_mapped_by_their_layer(tmp_path, texts):
+    model = st_plugins.elastic(masking_cases.build(tmp_path / "model"), sizes=[(1, 32), (2, 32), (3, 32)])
+    model = st_plugins.align_layers(model, [f"{a} {b}" for a in WORDS for b in WORDS[:3]]).eval()
+    scores = model[0].exit_policy(-1.0).criterion
+    model[0].add_exit_policy(ExitPolicy("second", scores, -1.0, (1, 2, 4)))
+    export_onnx(model, tmp_path / "out", exits=["second"], layer_per_text=True, show_progress=False)
+    encoder = OnnxEncoder(tmp_path / "out")
+    assert np.allclose(encoder.encode(texts, exit="second"), model.encode(texts, layer=2), atol=1e-5)
+    layers = [1, 4, 2, 3, 4, 1][: len(texts)]
+    found, left = encoder.encode_with_exits(texts, layers=layers)
+    assert left.tolist() == layers
+    expected = [model.encode(text, layer=layer) for text, layer in zip(texts, layers, strict=True)]
+    assert np.allclose(found, expected, atol=1e-5)

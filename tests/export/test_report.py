@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from st_plugins_export import export_onnx
-from st_plugins_export.report import ExportReport, SizeReport
+from st_plugins_export.report import ExitReport, ExportReport, SizeReport
 
 
 def test_the_worst_size_decides_and_columns_line_up():
@@ -16,6 +16,19 @@ def test_the_worst_size_decides_and_columns_line_up():
         "layer  dim  file                      MB  nodes  max difference  seconds",
         "    6  384  onnx/model.onnx           90    536         1.8e-07      3.9",
         "   12    8  onnx/model_L12_D8.onnx  1.23   1000         2.5e-07     12.0",
+    ]
+
+
+def test_graphs_with_exits_have_their_rows():
+    sizes = (SizeReport(6, 384, "onnx/model.onnx", 90_396_762, 536, 1.8e-07, 3.94),)
+    exits = (ExitReport("fast", (2, 4, 6), 384, "onnx/model_exit_fast.onnx", 90_434_525, 793, 2.5e-07, 6.1),)
+    report = ExportReport(Path("folder"), 1e-05, sizes, exits)
+    assert report.max_difference == 2.5e-07
+    assert str(report).splitlines() == [
+        "folder: 1 size and 1 graph with exits, largest difference from torch 2.5e-07 (allowed 1e-05)",
+        "layer  dim  file                       MB  nodes  max difference  seconds",
+        "    6  384  onnx/model.onnx            90    536         1.8e-07      3.9",
+        "  2-6  384  onnx/model_exit_fast.onnx  90    793         2.5e-07      6.1",
     ]
 
 

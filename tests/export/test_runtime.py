@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import st_plugins
-from st_plugins.errors import InputError, SizeError
+from st_plugins.errors import ExitError, InputError, SizeError
+from st_plugins.exits import encode_with_exits
 from st_plugins_export import OnnxEncoder, export_onnx
 
 LOADED = "import sys; print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
@@ -178,6 +179,60 @@ def test_threads_may_share_an_encoder(exported, texts):
     for vectors, wanted in zip(found, expected, strict=True):
         assert_close(vectors, wanted)
     assert len(encoder._opened._sessions) == 2
+
+
+@pytest.fixture(scope="module")
+def leaving_encoder(exported_exits):
+    return OnnxEncoder(exported_exits, token_budget=40)
+
+
+@pytest.mark.parametrize("policy", ["gate", "saturation"])
+def test_exits_are_those_of_the_model_in_any_batch(leaving, leaving_encoder, texts, policy):
+    many = [f"{text} {i}" for i, text in enumerate(texts * 3)]
+    vectors, layers = encode_with_exits(leaving, many, exit=policy)
+    assert len(set(layers.tolist())) > 1
+    found = leaving_encoder.encode_with_exits(many, exit=policy)
+    assert_close(found[0], vectors)
+    np.testing.assert_array_equal(found[1], layers)
+    assert_close(leaving_encoder.encode(many, exit=policy), vectors)
+    assert_close(leaving_encoder.encode(many, exit=policy, batch_size=1), vectors)
+    assert_close(leaving_encoder.encode(many[3], exit=policy), vectors[3])
+
+
+def test_exits_with_prompts_and_trained_dims(leaving, leaving_encoder, texts):
+    for name in ("encode", "encode_query", "encode_document"):
+        for options in ({"exit": "gate"}, {"exit": "gate", "truncate_dim": 8}, {"exit": "gate", "prompt": "of "}):
+            assert_close(getattr(leaving_encoder, name)(texts, **options), getattr(leaving, name)(texts, **options))
+    with pytest.raises(SizeError, match=r"have these dims: \[8, 16, 32\], got truncate_dim=12"):
+        leaving_encoder.encode(texts, exit="gate", truncate_dim=12)
+
+
+def test_layers_may_be_told_text_by_text(leaving, leaving_encoder, texts):
+    layers = [1, 3, 2, 1, 2, 3]
+    vectors, found = leaving_encoder.encode_with_exits(texts, layers=layers)
+    assert found.tolist() == layers
+    for text, layer, vector in zip(texts, layers, vectors, strict=True):
+        assert_close(vector, leaving.encode(text, layer=layer))
+    with pytest.raises(InputError, match="one layer for each of the 6 texts, got 2"):
+        leaving_encoder.encode_with_exits(texts, layers=[1, 2])
+
+
+def test_exits_that_contradict_or_are_missing_are_refused(encoder, leaving_encoder):
+    assert (encoder.exits, leaving_encoder.exits) == ((), ("gate", "saturation"))
+    with pytest.raises(ExitError, match=r"policies, \['gate', 'saturation'\], got 'fast'"):
+        leaving_encoder.encode(["a"], exit="fast")
+    with pytest.raises(ExitError, match="leave layer out, got exit='gate' and layer=3"):
+        leaving_encoder.encode(["a"], exit="gate", layer=3)
+    for options in ({}, {"exit": "gate", "layers": [1]}):
+        with pytest.raises(ExitError, match="takes either exit or layers, got exit="):
+            leaving_encoder.encode_with_exits(["a"], **options)
+    with pytest.raises(InputError, match="must be a list of texts, got one text"):
+        leaving_encoder.encode_with_exits("a", exit="gate")
+
+
+def test_no_texts_leave_nowhere(leaving_encoder):
+    vectors, layers = leaving_encoder.encode_with_exits([], exit="gate")
+    assert (vectors.shape, layers.shape, layers.dtype) == ((0, 32), (0,), np.int64)
 
 
 def run_python(code, *arguments):
