@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 import st_plugins
 
-FILES = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]
+FILES = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:30]
 KINDS = (ast.FunctionDef, ast.ClassDef)
 
 
@@ -24,7 +24,7 @@ def first_sentences(file: Path) -> list[str]:
 
 model = st_plugins.elastic(SentenceTransformer(str(get_model_path()), device="cpu"))
 texts = [list(dict.fromkeys(text for file in FILES[half::2] for text in first_sentences(file))) for half in (0, 1)]
-for_maps, for_test = texts[0], texts[1][:200]
+for_maps, for_test = texts[0], texts[1][:150]
 aligned = st_plugins.align_layers(model, for_maps)
 print(
     f"maps from {len(for_maps)} texts; cosine of {len(for_test)} others with their full-depth vector, and how many of"
