@@ -17,7 +17,7 @@ from st_plugins.first_modules import elastic_transformer
 from st_plugins.functional import by_layer
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modes import evaluating
-from st_plugins.modules import LayerAlignment, Truncation
+from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
 from st_plugins.width import embedding_width
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -55,7 +55,8 @@ def align_layers(
 
     Returns:
         SentenceTransformer: With a :class:`~st_plugins.modules.LayerAlignment`; one the model had already is replaced.
-        The layers count as trained, at the full width and at the dims trained at full depth.
+        The layers count as trained, at the full width and at the dims trained at full depth. Exit policies are left
+        behind: what they promise was proved of other vectors.
 
     Raises:
         UnsupportedModelError: If the model is not elastic, or its vectors are not of unit length.
@@ -90,9 +91,10 @@ def align_layers(
             alignment.weight[index] = weight.to(alignment.weight)
             alignment.bias[index] = bias.to(alignment.bias)
     dims = {width, *(dim for layer, dim in first.sizes if layer == depth)}
-    aligned = with_settings_of(model, _with_alignment(bare, alignment))
-    aligned[0].add_sizes((layer, dim) for layer in chosen for dim in dims)
-    return aligned
+    sizes = [(layer, dim) for layer, dim in first.sizes] + [(layer, dim) for layer in chosen for dim in dims]
+    transformer = ElasticTransformer.from_transformer(first, sizes)
+    bare[next(iter(bare))] = transformer
+    return with_settings_of(model, _with_alignment(bare, alignment))
 
 
 class _Moments:

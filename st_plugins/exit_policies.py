@@ -30,7 +30,7 @@ class Certificate:
         expected_layers: Mean layer of exit over the n texts.
         exit_rates: Share of the n texts that leave at each layer of the policy.
         data: SHA-256 of the sorted texts.
-        fingerprint: Of the whole model at its full size, see :func:`st_plugins.fingerprint`.
+        fingerprint: Of the model at the first exit, all of its weights and maps, see :func:`st_plugins.fingerprint`.
 
     Example:
         >>> Certificate("cosine", 0.05, 0.1, 2, "betting", 0.01, 0.02, 4.0, (0.5, 0.5), "", "").expected_layers

@@ -126,7 +126,7 @@ def calibrate_exits(
         expected_layers=sum(rate * layer for rate, layer in zip(rates, layers, strict=True)),
         exit_rates=tuple(rates),
         data=hashlib.sha256(json.dumps(sorted(texts)).encode()).hexdigest(),
-        fingerprint=fingerprint(model),
+        fingerprint=fingerprint(model, layer=layers[0]),  # the maps of layers are no part of the full depth's
     )
     policy = ExitPolicy(name, criterion, threshold, layers, weights_digest(first.model), certificate)
     first.add_exit_policy(policy)

@@ -44,11 +44,10 @@ def policy_table(model: SentenceTransformer) -> str:
     policies = elastic_transformer(model, "a table of policies").exit_policies.values()
     if not policies:
         return ""
-    identity = fingerprint(model)
     rows = [
         "| exit | risk | promise | texts | mean loss | mean layer | exits |",
         "|---|---|---|---|---|---|---|",
-        *(_row(policy, identity) for policy in policies),
+        *(_row(policy, fingerprint(model, layer=policy.layers[0])) for policy in policies),
     ]
     return "\n".join(rows)
 

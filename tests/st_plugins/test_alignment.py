@@ -71,6 +71,9 @@ def test_the_given_model_stays_as_it_is_and_shares_its_weights(model, texts):
     assert model.training
     assert aligned.training
     assert model[0].model is aligned[0].model
+    assert model[0].sizes == []
+    with pytest.raises(UntrainedSizeError, match="trained for"):
+        model.encode("a cat", layer=1)
     shared = {id(parameter) for parameter in aligned.parameters()}
     assert all(id(parameter) in shared for parameter in model.parameters())
 
@@ -89,6 +92,23 @@ def test_aligned_layers_count_as_trained_at_the_dims_of_the_full_depth(plain, te
     assert aligned.encode(texts, layer=2, truncate_dim=8).shape == (5, 8)
     with pytest.raises(UntrainedSizeError, match=r"trained for, \[2, 4\], got 3"):
         aligned.encode(texts, layer=3)
+
+
+def test_policies_are_left_behind_with_the_vectors_they_were_calibrated_for(plain):
+    model = st_plugins.elastic(plain, sizes=[(1, 16), (2, 16)])
+    st_plugins.exits.calibrate_exits(model, TEXTS, name="mine", alpha=0.9, delta=0.5)
+    assert list(model[0].exit_policies) == ["mine"]
+    assert align_layers(model, TEXTS)[0].exit_policies == {}
+    assert list(model[0].exit_policies) == ["mine"]
+
+
+def test_a_promise_about_other_maps_is_void(plain):
+    model = align_layers(st_plugins.elastic(plain), TEXTS)
+    st_plugins.exits.calibrate_exits(model, TEXTS, name="mine", alpha=0.9, delta=0.5)
+    assert "void" not in st_plugins.exits.policy_table(model)
+    with torch.no_grad():
+        model[3].weight.mul_(1.5)
+    assert "void: the model has changed since" in st_plugins.exits.policy_table(model)
 
 
 def test_a_prompt_goes_before_every_text(model):
