@@ -1,9 +1,8 @@
 """Texts that leave where they may, against layers that are the same for all and against an oracle.
 
-The model is all-MiniLM-L6-v2, trained as ``elastic_training.py`` trains it with ``ElasticLoss`` and a teacher, and kept
-in ``--output``; with ``--aligned`` its shallow layers are mapped to the full depth afterwards. ``--quick`` trains for
-minutes on 2 CPU cores; the tables take about twenty more. A GPU is used where there is one. The sets are those in
-``ST_PLUGINS_DATA``.
+The model is all-MiniLM-L6-v2, trained as ``elastic_training.py`` trains it by ``--method``, and kept in ``--output``;
+with ``--aligned`` its shallow layers are mapped to the full depth afterwards. ``--quick`` trains for minutes on 2 CPU
+cores; the tables take about twenty more. A GPU is used where there is one. The sets are those in ``ST_PLUGINS_DATA``.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
 import st_plugins
-from elastic_training import EVALUATION_TOKENS, FULL, QUICK, SEED, Scale, alignment_texts, load_start, methods, train
+from elastic_training import EVALUATION_TOKENS, SEED, add_scale, alignment_texts, methods, trained_model
 from exit_promises import Certified, violation_table
 from exit_quality import Task, least_layers_row, quality_table
 from exit_timing import encode_table, forward_table
@@ -25,26 +24,9 @@ from st_plugins.exits.traces import trace
 from st_plugins.training import train_gates
 from timing import print_machine
 
-METHOD = "ElasticLoss, teacher"
 GATE_TEXTS = 200  # of each source and side
 CALIBRATION_TEXTS = 1000
 TABLES = ("quality", "certified", "violations", "time")
-
-
-def trained_model(folder: Path, scale: Scale) -> SentenceTransformer:
-    """The model, trained if ``folder`` does not hold it yet."""
-    kept = folder / METHOD
-    if not kept.exists():
-        torch.manual_seed(SEED)
-        model = load_start(METHOD)
-        loss = methods()[METHOD](model)
-        assert loss is not None
-        train(model, loss, scale, folder)
-        model.save_pretrained(str(folder / "unfinished"))
-        (folder / "unfinished").rename(kept)
-    model = st_plugins.load(kept)
-    model.max_seq_length = EVALUATION_TOKENS
-    return model.eval()
 
 
 def trained_gate(model: SentenceTransformer) -> Gate:
@@ -91,20 +73,22 @@ def shares(squad: Retrieval) -> tuple[list[str], Retrieval]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="train for few steps")
+    add_scale(parser)
+    parser.add_argument("--method", choices=methods(), default="ElasticLoss, teacher", metavar="METHOD")
     parser.add_argument("--aligned", action="store_true", help="fit a linear map to every layer first")
-    parser.add_argument("--output", type=Path, help="folder for the model; default: elastic_training[_quick]")
+    parser.add_argument("--output", type=Path, help="folder for the model; default: elastic_training[_SCALE]")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="some of the tables")
     arguments = parser.parse_args()
     require_folder()
     logging.set_verbosity_error()
-    scale = QUICK if arguments.quick else FULL
-    folder = arguments.output or Path("elastic_training_quick" if arguments.quick else "elastic_training")
+    scale = arguments.scale
+    folder = arguments.output or scale.folder
     folder.mkdir(parents=True, exist_ok=True)
     print_machine("torch", "sentence-transformers", "transformers")
-    model = trained_model(folder, scale)
+    model = trained_model(arguments.method, scale, folder)[0].eval()
+    model.max_seq_length = EVALUATION_TOKENS
     if arguments.aligned:
-        model = st_plugins.align_layers(model, alignment_texts())
+        model = st_plugins.align_layers(model, alignment_texts(scale))
     gate = trained_gate(model)
     squad, medline = retrieval_sets(("squad", "medline")).values()
     calibration, held_out = shares(squad)

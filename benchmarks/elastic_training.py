@@ -1,8 +1,9 @@
 """Our losses against sentence-transformers' and against separately trained models, from all-MiniLM-L6-v2.
 
 Same data, steps, batches, learning rate and seed for every method, on the sets in ``ST_PLUGINS_DATA``. ``--quick``
-takes under an hour on 2 CPU cores, the full run many; both use a GPU where there is one. Every finished method is kept
-in ``--output``, so a stopped run goes on where it was, and ``--only`` picks single methods.
+takes under an hour on 2 CPU cores, the full run many; ``--long``, with large batches, is for a GPU, which all use where
+there is one. Every finished method is kept in ``--output``, so a stopped run goes on where it was, and ``--only`` picks
+single methods.
 """
 
 import argparse
@@ -43,23 +44,38 @@ from timing import peak_mebibytes, print_machine
 
 DIMS = [32, 64, 128, 256, 384]
 SEPARATE_SIZES = [(1, 32), (2, 64), (3, 128), (4, 256), (5, 384), (6, 384)]
-BATCH = 48
-LEARNING_RATE = 1e-4
 TRAINING_TOKENS, EVALUATION_TOKENS = 48, 128
-ALIGNMENT_PAIRS = 640  # of each of six sources: as many texts as 80 batches hold
 SEED = 0
+CONVERGENCE_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much is trained and evaluated."""
 
+    name: str
     steps: int
     retrieval: tuple[str, ...]
+    batch: int = 48
+    learning_rate: float = 1e-4
+    alignment_pairs: int = 640  # of each of six sources: as many texts as 80 batches of 48 hold
+
+    @property
+    def folder(self) -> Path:
+        """Where scores and models are kept by default."""
+        return Path("elastic_training" + ("" if self.name == "full" else f"_{self.name}"))
 
 
-QUICK = Scale(steps=80, retrieval=("squad", "medline"))
-FULL = Scale(steps=900, retrieval=("squad", "medline", "npl", "scifact"))
+QUICK = Scale("quick", steps=80, retrieval=("squad", "medline"))
+FULL = Scale("full", steps=900, retrieval=("squad", "medline", "npl", "scifact"))
+LONG = Scale("long", steps=3000, retrieval=FULL.retrieval, batch=256, learning_rate=3e-4, alignment_pairs=5000)
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a scale, kept as ``scale``."""
+    parser.add_argument("--quick", dest="scale", action="store_const", const=QUICK, default=FULL, help="few steps")
+    parser.add_argument("--long", dest="scale", action="store_const", const=LONG, help="many steps, large batches")
+
 
 Method = Callable[[SentenceTransformer], nn.Module | None]
 
@@ -76,6 +92,9 @@ def methods() -> dict[str, Method]:
         "ElasticLoss": lambda model: losses.ElasticLoss(model, _task(model), sizes=_grid(model)),
         "ElasticLoss, teacher": lambda model: losses.ElasticLoss(
             model, _task(model), sizes=_grid(model), teacher=copy.deepcopy(model)
+        ),
+        "ElasticLoss, converging, aligned": lambda model: losses.ElasticLoss(
+            model, _task(model), sizes=_grid(model), teacher=copy.deepcopy(model), convergence_weight=CONVERGENCE_WEIGHT
         ),
         "Matryoshka2dLoss": lambda model: Matryoshka2dLoss(model, _task(model), DIMS),
         "MatryoshkaLoss": lambda model: MatryoshkaLoss(model, _task(model), DIMS),
@@ -101,7 +120,7 @@ def _grid(model: SentenceTransformer) -> list[tuple[int, int]]:
     return [(layer, dim) for layer in range(1, model[0].depth + 1) for dim in DIMS]
 
 
-def load_start(name: str) -> SentenceTransformer:
+def load_start(name: str, scale: Scale) -> SentenceTransformer:
     """The model a method starts from: elastic, perhaps aligned, for ours; a baked size for the separate ones."""
     model = SentenceTransformer(str(get_model_path()))
     model.max_seq_length = TRAINING_TOKENS
@@ -109,14 +128,16 @@ def load_start(name: str) -> SentenceTransformer:
         layer, dim = map(int, name.split()[1].split("x"))
         return st_plugins.bake(st_plugins.elastic(model), layer=layer, dim=dim)
     if name.endswith(", aligned"):
-        return st_plugins.align_layers(st_plugins.elastic(model), alignment_texts())
+        return st_plugins.align_layers(st_plugins.elastic(model), alignment_texts(scale))
     return st_plugins.elastic(model) if name.split(",")[0] in st_plugins.losses.__all__ else model
 
 
-def alignment_texts() -> list[str]:
+def alignment_texts(scale: Scale) -> list[str]:
     """Texts of the training, without their labels."""
     sides = [
-        pairs[:ALIGNMENT_PAIRS][side] for pairs in training_pairs(SEED).values() for side in ("anchor", "positive")
+        pairs[: scale.alignment_pairs][side]
+        for pairs in training_pairs(SEED).values()
+        for side in ("anchor", "positive")
     ]
     return [text for side in sides for text in side]
 
@@ -140,9 +161,9 @@ def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Pat
     """Train in place with the ordinary trainer; returns what it cost."""
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "trainer"),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=scale.batch,
         max_steps=scale.steps,
-        learning_rate=LEARNING_RATE,
+        learning_rate=scale.learning_rate,
         warmup_steps=scale.steps // 10,
         multi_dataset_batch_sampler="proportional",
         logging_steps=max(1, scale.steps // 10),
@@ -150,6 +171,7 @@ def train(model: SentenceTransformer, loss: nn.Module, scale: Scale, folder: Pat
         report_to="none",
         disable_tqdm=True,
         seed=SEED,
+        tf32=torch.cuda.is_available() or None,
     )
     clock = StepClock()
     trainer = SentenceTransformerTrainer(
@@ -176,32 +198,45 @@ def evaluate(model: SentenceTransformer, scale: Scale) -> dict[str, dict[str, fl
     return scores
 
 
+def trained_model(name: str, scale: Scale, folder: Path) -> tuple[SentenceTransformer, dict[str, float]]:
+    """A model as a method leaves it, kept in ``folder`` from then on, and what the training cost."""
+    kept = folder / name
+    if kept.exists():
+        return st_plugins.load(kept), json.loads((kept / "cost.json").read_text(encoding="utf-8"))
+    torch.manual_seed(SEED)
+    model = load_start(name, scale)
+    loss = methods()[name](model)
+    cost = {} if loss is None else train(model, loss, scale, folder)
+    unfinished = folder / f"unfinished {name}"
+    model.save_pretrained(str(unfinished))
+    (unfinished / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
+    unfinished.rename(kept)
+    return model, cost
+
+
 def run(name: str, scale: Scale, folder: Path) -> None:
     """One method, from the published weights to a file of scores. In a process of its own: memory peaks once."""
     logging.set_verbosity_error()
     print(f"\n{name}", flush=True)
-    torch.manual_seed(SEED)
-    model = load_start(name)
-    loss = methods()[name](model)
     started = time.perf_counter()
-    cost = {} if loss is None else train(model, loss, scale, folder)
+    model, cost = trained_model(name, scale, folder)
     trained = time.perf_counter()
     result = cost | {"scores": evaluate(model, scale)}
     print(f"trained {trained - started:.0f} s, evaluated {time.perf_counter() - trained:.0f} s", flush=True)
-    unfinished = folder / "unfinished.json"
+    unfinished = folder / f"unfinished {name}.json"
     unfinished.write_text(json.dumps(result | {"scale": asdict(scale)}), encoding="utf-8")
     unfinished.rename(folder / f"{name}.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few steps, few sets")
+    add_scale(parser)
     parser.add_argument("--only", nargs="+", choices=methods(), metavar="METHOD", help=", ".join(methods()))
-    parser.add_argument("--output", type=Path, help="folder for the scores; default: elastic_training[_quick]")
+    parser.add_argument("--output", type=Path, help="folder for the scores; default: elastic_training[_SCALE]")
     arguments = parser.parse_args()
     require_folder()
-    scale = QUICK if arguments.quick else FULL
-    folder = arguments.output or Path("elastic_training_quick" if arguments.quick else "elastic_training")
+    scale = arguments.scale
+    folder = arguments.output or scale.folder
     folder.mkdir(parents=True, exist_ok=True)
     print_machine("torch", "sentence-transformers", "transformers")
     for name in arguments.only or methods():

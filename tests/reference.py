@@ -43,11 +43,21 @@ def info_nce(anchors, candidates, scale=20.0):
 
 
 def elastic_loss(
-    anchors, candidates, layers, sizes, distillation_weight, cross_size_weight, temperature, taught=None, pull=10.0
+    anchors,
+    candidates,
+    layers,
+    sizes,
+    distillation_weight,
+    cross_size_weight,
+    temperature,
+    taught=None,
+    pull=10.0,
+    convergence=0.0,
 ):
     """``anchors[layer][row]`` and ``candidates[layer][row]`` are vectors; the last of ``layers`` is the deepest.
 
-    ``taught`` are the teacher's vectors of both columns, ``pull`` the weight of their cosines.
+    ``taught`` are the teacher's vectors of both columns, ``pull`` the weight of their cosines, ``convergence`` that of
+    the shallow vectors' cosines to the deep ones.
     """
     deepest = layers[-1]
     width = len(anchors[deepest][0])
@@ -69,6 +79,15 @@ def elastic_loss(
             total += pull * sum(far) / len(far)
     teacher = [anchors[deepest], candidates[deepest]] if taught is None else taught
     every = [row for rows in teacher for row in cut(rows, len(rows[0]))]
+    if convergence:
+        is_as_wide = len(every[0]) == width
+        deep = every if is_as_wide else cut(anchors[deepest] + candidates[deepest], width)
+        far = [
+            1 - dot(truncate(row, width), target)
+            for layer in layers[:-1]
+            for row, target in zip(anchors[layer] + candidates[layer], deep, strict=True)
+        ]
+        total += convergence * sum(far) / len(far)
     smaller = 0.0
     for layer, dim in sizes:
         a, c = cut(anchors[layer], dim), cut(candidates[layer], dim)

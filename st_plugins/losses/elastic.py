@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ class ElasticLoss(LayerLoss):
 
         distillation_weight * KL(P(teacher) || P(F, F)) + teacher_weight * mean over texts of (1 - cos(F, teacher))
 
+    A text leaves early (``exit=...``) where its shallow vector is the deep one already. Rankings alone do not make it
+    so; this does, over the layers k below the depth, with e the vector of a teacher as wide as the model, or else e_L::
+
+        convergence_weight * mean over k and texts of (1 - cos(e_k, e))
+
     Args:
         model: An elastic model, see :func:`st_plugins.elastic`.
         loss: The base loss, built on the same model: any sentence-transformers loss that has
@@ -53,6 +59,8 @@ class ElasticLoss(LayerLoss):
         teacher: A model with the same tokenizer, any depth and width, often ``copy.deepcopy(model)``; it is not
             trained. Costs a forward pass per step. None lets the full size teach.
         teacher_weight: >= 0, of the cosines to a teacher as wide as the model; one of another width has none.
+        convergence_weight: >= 0, of the shallow vectors' cosines to the deep ones: for models whose texts leave early,
+            or whose queries are shallow and whose documents deep.
         mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
             gradient that of the whole batch, the time about half as much again.
 
@@ -101,6 +109,7 @@ class ElasticLoss(LayerLoss):
         temperature: float = 0.05,
         teacher: SentenceTransformer | None = None,
         teacher_weight: float = 10.0,
+        convergence_weight: float = 0.0,
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__(
@@ -111,6 +120,7 @@ class ElasticLoss(LayerLoss):
             distillation_weight=distillation_weight,
             cross_size_weight=cross_size_weight,
             teacher_weight=teacher_weight,
+            convergence_weight=convergence_weight,
         )
         self.sizes = check_sizes(_default_sizes(*self.full_size) if sizes is None else sizes, self.full_size)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes} | {self.full_size[0]}))
@@ -120,6 +130,7 @@ class ElasticLoss(LayerLoss):
             _check_teacher(teacher, model)
         self.teacher = teacher
         self.teacher_weight = teacher_weight
+        self.convergence_weight = convergence_weight
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar."""
@@ -144,6 +155,8 @@ class ElasticLoss(LayerLoss):
         ranking, every = _scores(teacher), torch.cat(teacher)
         if taught:
             total = total + self._hold(full, teacher, ranking)
+        if self.convergence_weight:
+            total = total + self.convergence_weight * self._distance(columns, full, every)
         neighbours = every @ every.T  # (N, N)
         terms = [self._term(size, columns, labels, ranking, neighbours) for size in self.sizes]
         return total + sum(terms) / max(1, len(terms))
@@ -156,6 +169,14 @@ class ElasticLoss(LayerLoss):
             return value
         cosines = (torch.cat(unit) * torch.cat(teacher)).sum(dim=-1)  # (N,)
         return value + self.teacher_weight * (1 - cosines).mean()
+
+    def _distance(self, columns: list[Tensor], full: list[Tensor], every: Tensor) -> Tensor:
+        """How far the shallow vectors are from the deep ones, the teacher's (N, D') if they are as wide."""
+        if len(self.layers) == 1:
+            return full[0].new_zeros(())
+        shallow = torch.cat(columns)[:, :-1]  # (N, S - 1, D)
+        deep = every if every.shape[-1] == shallow.shape[-1] else torch.cat(full).detach()
+        return 1 - F.cosine_similarity(shallow, deep[:, None], dim=-1).mean()
 
     def _term(self, *arguments: Any) -> Tensor:
         """What one size adds. With the large batches of gradient caching, the scores of one size at a time are kept."""
@@ -201,6 +222,7 @@ class ElasticLoss(LayerLoss):
             "cross_size_weight": self.cross_size_weight,
             "teacher": self.teacher is not None,
             "teacher_weight": self.teacher_weight,
+            "convergence_weight": self.convergence_weight,
         }
 
 

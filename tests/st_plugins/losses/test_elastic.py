@@ -62,6 +62,39 @@ def test_a_wider_teacher_is_compared_by_its_scores_alone(model):
     assert loss.compute_loss(columns, None, taught).item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("width", [None, 16, 20])
+def test_convergence_adds_the_distance_to_the_deep_vectors(model, width):
+    loss = build(model.double(), temperature=0.2, convergence_weight=2.0)
+    embedded = embeddings_by_layer(model, loss.layers)
+    columns = [torch.tensor([side[k] for k in loss.layers], dtype=torch.float64).transpose(0, 1) for side in embedded]
+    taught = None if width is None else [torch.randn(6, width, dtype=torch.float64) for _ in columns]
+    lists = None if taught is None else [column.tolist() for column in taught]
+    with_term, without = (
+        reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, lists, convergence=weight)
+        for weight in (2.0, 0.0)
+    )
+    assert loss.compute_loss(columns, None, taught).item() == pytest.approx(with_term, rel=1e-9)
+    assert with_term - without > 1e-3
+
+
+def test_convergence_moves_the_shallow_vectors_and_not_the_deep_ones(model):
+    loss = ElasticLoss(
+        model, _Nothing(), sizes=SIZES, distillation_weight=0, cross_size_weight=0, convergence_weight=1.0
+    )
+    columns = [torch.randn(6, len(loss.layers), 16, requires_grad=True) for _ in range(2)]
+    loss.compute_loss(columns, None).backward()
+    for column in columns:
+        assert column.grad[:, :-1].abs().min(dim=-1).values.min() > 0
+        assert column.grad[:, -1].abs().max() == 0
+
+
+def test_convergence_without_a_shallow_layer_is_nothing(model):
+    alone = {"sizes": [(4, 8)], "distillation_weight": 0}
+    assert build(model, **alone, convergence_weight=5.0)(batch(model)).item() == pytest.approx(
+        build(model, **alone)(batch(model)).item(), rel=1e-6
+    )
+
+
 def test_a_teacher_holds_the_full_size_and_learns_nothing(model, teacher):
     loss = ElasticLoss(model, _Nothing(), sizes=[(4, 16)], teacher=teacher)
     value, found = gradients(loss, batch(model))
@@ -317,6 +350,7 @@ def test_what_the_card_says(model):
         ({"distillation_weight": -1}, "distillation_weight must be a number >= 0, got -1"),
         ({"cross_size_weight": float("nan")}, "cross_size_weight must be a number >= 0, got nan"),
         ({"teacher_weight": -1}, "teacher_weight must be a number >= 0, got -1"),
+        ({"convergence_weight": -1}, "convergence_weight must be a number >= 0, got -1"),
         ({"temperature": 0}, "temperature must be > 0, got 0"),
         ({"mini_batch_size": 0}, "mini_batch_size must be a positive integer or None, got 0"),
         ({"sizes": []}, "sizes must name at least one"),
