@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer
 from st_plugins.functional import by_layer
+from st_plugins.layer_batches import layer_batches
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modes import evaluating
 from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
@@ -150,14 +150,11 @@ def _moments(
     """Moments of every fifth text, and of the others."""
     asked = (*layers, elastic_transformer(model, "an alignment").depth)
     is_held_out = torch.from_numpy(np.random.default_rng(0).permutation(len(texts)) % _FOLDS == 0)
-    order = np.argsort([-len(text) for text in texts], kind="stable")
     folds: list[_Moments | None] = [None] * 2
     with evaluating(model):
-        for start in _progress(range(0, len(order), batch_size), bar):
-            places = order[start : start + batch_size]
-            inputs: Any = model.preprocess([texts[place] for place in places], prompt=prompt)
-            features: Any = batch_to_device(inputs, model.device)
-            states = by_layer(model({**features, "layers": asked})["sentence_embedding"], asked).float().cpu()
+        options = {"prompt": prompt, "batch_size": batch_size, "show_progress": bar}
+        for places, _, outputs in layer_batches(model, texts, asked, **options):
+            states = by_layer(outputs["sentence_embedding"], asked).float().cpu()
             _check_unit(states[:, -1])
             unit = torch.nn.functional.normalize(states, dim=-1)  # (B, S + 1, D)
             held_out = is_held_out[places]
@@ -166,12 +163,6 @@ def _moments(
                 before = folds[fold]
                 folds[fold] = part if before is None else before + part
     return [fold for fold in folds if fold is not None]
-
-
-def _progress(starts: range, bar: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(starts, desc="Aligning layers", unit="batch", disable=not bar)
 
 
 def _check_unit(vectors: Tensor) -> None:

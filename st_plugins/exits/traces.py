@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
 from st_plugins.errors import InputError, UntrainedSizeError
 from st_plugins.exit_criteria import Criterion, masked_mean
 from st_plugins.first_modules import elastic_transformer
 from st_plugins.functional import by_layer, truncate
+from st_plugins.layer_batches import layer_batches
 
 
 @dataclass(frozen=True)
@@ -114,28 +113,19 @@ def trace(
     layers = exit_layers(model)
     prompt = _prompt(model, prompt_name, prompt)
     model.eval()
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(order), batch_size):
-        batch = [texts[index] for index in order[start : start + batch_size]]
-        features: Any = batch_to_device(model.preprocess(batch, prompt=prompt), model.device)
-        parts.append(_run(model, features, layers))
-    pooled, embeddings, lengths = (torch.cat(part) for part in zip(*parts, strict=True))
-    back = torch.from_numpy(np.argsort(order))
-    return Trace(layers, pooled[back].transpose(0, 1), lengths[back], embeddings[back].transpose(0, 1))
-
-
-def _run(
-    model: SentenceTransformer, features: dict[str, Any], layers: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (B, S, H), embeddings (B, S, D) and lengths (B,) of one batch."""
-    mask = features["attention_mask"]
-    out = model({**features, "layers": layers})
-    means = masked_mean(out["token_embeddings"], mask.repeat(len(layers), 1))
-    embeddings = by_layer(out["sentence_embedding"], layers).float()
+    pooled, embeddings, lengths, order = [], [], [], []
+    for places, inputs, outputs in layer_batches(model, texts, layers, prompt=prompt, batch_size=batch_size):
+        mask = inputs["attention_mask"]
+        means = masked_mean(outputs["token_embeddings"], mask.repeat(len(layers), 1))
+        pooled.append(by_layer(means, layers).cpu())
+        embeddings.append(by_layer(outputs["sentence_embedding"], layers).float().cpu())
+        lengths.append(mask.sum(dim=1).cpu())
+        order.append(places)
+    back = torch.from_numpy(np.argsort(np.concatenate(order)))
+    vectors = torch.cat(embeddings)[back].transpose(0, 1)
     if model.truncate_dim is not None:
-        embeddings = truncate(embeddings, model.truncate_dim)
-    return by_layer(means, layers).cpu(), embeddings.cpu(), mask.sum(dim=1).cpu()
+        vectors = truncate(vectors, model.truncate_dim)
+    return Trace(layers, torch.cat(pooled)[back].transpose(0, 1), torch.cat(lengths)[back], vectors)
 
 
 def _prompt(model: SentenceTransformer, prompt_name: str | None, prompt: str | None) -> str | None:
