@@ -88,6 +88,12 @@ def checked_layers(layers: Sequence[int], exported: ExportedExit, count: int) ->
     return np.asarray(layers, dtype=np.int64)
 
 
+def check_positive(name: str, value: int) -> None:
+    """Raise a ValueError unless ``value`` is a positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+
+
 def cut(embeddings: np.ndarray, dim: int) -> np.ndarray:
     """First ``dim`` coordinates of each row of (B, D), as unit vectors (B, dim); a zero row stays zero."""
     embeddings = embeddings[:, :dim]

@@ -9,7 +9,7 @@ import numpy as np
 
 from st_plugins.errors import ExitError, InputError
 from st_plugins_export.batches import plan_batches
-from st_plugins_export.choices import checked_layers, cut, find_exit, find_size
+from st_plugins_export.choices import check_positive, checked_layers, cut, find_exit, find_size
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
@@ -58,9 +58,9 @@ class OnnxEncoder:
         threads: int | None = None,
         token_budget: int = 512,
     ) -> None:
-        _check_positive("token_budget", token_budget)
+        check_positive("token_budget", token_budget)
         if threads is not None:
-            _check_positive("threads", threads)
+            check_positive("threads", threads)
         self._token_budget = token_budget
         self._opened = OpenedExport(Path(folder), providers=providers, threads=threads)
         self._manifest = self._opened.manifest
@@ -74,6 +74,16 @@ class OnnxEncoder:
     def exits(self) -> tuple[str, ...]:
         """The exported exit policies."""
         return tuple(exported.name for exported in self._manifest.exits if exported.name is not None)
+
+    @property
+    def exit_fingerprints(self) -> dict[str, str | None]:
+        """Identity of the vectors of each exit policy; equals ``st_plugins.fingerprint(model, exit=name)``."""
+        return {exported.name: exported.fingerprint for exported in self._manifest.exits if exported.name is not None}
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the model, by name."""
+        return dict(self._manifest.prompts)
 
     @property
     def fingerprint(self) -> str:
@@ -190,10 +200,7 @@ class OnnxEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
-        """:meth:`encode` with the prompt ``"query"``, if the model has it and no other is given.
-
-        All else, arguments included, is as in :meth:`encode`.
-        """
+        """:meth:`encode` with the prompt ``"query"``, if the model has it and no other is given; else the same."""
         return self.encode(
             texts,
             layer=layer,
@@ -218,9 +225,7 @@ class OnnxEncoder:
         show_progress_bar: bool = False,
     ) -> np.ndarray:
         """:meth:`encode` with the first of the prompts ``"document"``, ``"passage"``, ``"corpus"`` the model has, if no
-        other is given.
-
-        All else, arguments included, is as in :meth:`encode`.
+        other is given; else the same.
         """
         return self.encode(
             texts,
@@ -244,7 +249,7 @@ class OnnxEncoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (N, dim) and layers of exit (N,), prompts being in the texts; ``layers`` (N,) says where to leave."""
         if batch_size is not None:
-            _check_positive("batch_size", batch_size)
+            check_positive("batch_size", batch_size)
         self._opened.session(graph)  # proves that the graph is this wide before memory is taken for it
         embeddings = np.empty((len(texts), dim), dtype=np.float32)
         exit_layer = np.empty(len(texts), dtype=np.int64) if layers is None else layers.copy()
@@ -293,8 +298,3 @@ def _progress(total: int, is_shown: bool) -> Any:
     from tqdm import tqdm  # comes with tokenizers (through huggingface-hub)
 
     return tqdm(total=total, desc="Texts", unit="text", disable=not is_shown)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")

@@ -1,4 +1,4 @@
-"""LangChain embeddings with a layer and a dim per call."""
+"""LangChain embeddings with a layer, a dim and an exit per call."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,32 +8,42 @@ from typing import Any, Literal, Self
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictFloat, StrictStr, model_validator
 
+from langchain_st_plugins.backends import Backend, open_encoder
+from langchain_st_plugins.budgets import Budget
 from langchain_st_plugins.shared_encoder import SharedEncoder
 from langchain_st_plugins.texts import check_texts
 from langchain_st_plugins.unit_vectors import unit_vectors
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import ShapeError
+
+Kind = Literal["document", "query"]
 
 
 class ElasticEmbeddings(BaseModel, Embeddings):
     """Embeddings of one model at every size, always unit vectors.
 
     Queries go through the model's ``encode_query``, documents through ``encode_document``, so its prompts are used; no
-    text is changed. Vectors are cut first and normalized after, whatever the encoder returned. Layer and dim are
-    arguments of each call and never state of the model, so threads may mix sizes; calls to one encoder take turns.
+    text is changed. Vectors are cut first and normalized after, whatever the encoder returned. Layer, dim and exit are
+    arguments of each call and never state of the model, so threads may mix them; calls to one encoder take turns.
 
     Args:
-        model: Folder or hub id, loaded by ``st_plugins.load`` when it is first needed. Give this or ``encoder``.
+        model: Folder or hub id, opened when it is first needed. Give this or ``encoder``.
         encoder: Any object whose ``encode_query(texts, **options)`` and ``encode_document(texts, **options)`` return an
             array (n, width): a SentenceTransformer, an ``OnnxEncoder``, your own. It gets the options
-            ``show_progress_bar`` always, and ``layer``, ``truncate_dim``, ``batch_size``, ``allow_untrained`` only when
-            they were asked for. It must not change while it is in use, and for a retriever needs a ``fingerprint``
-            unless it is a SentenceTransformer.
+            ``show_progress_bar`` always, and ``layer``, ``truncate_dim``, ``exit``, ``batch_size``, ``allow_untrained``
+            only when they were asked for. It must not change while it is in use, and for a retriever needs a
+            ``fingerprint`` unless it is a SentenceTransformer.
         layer: Depth for documents and queries; None runs all layers.
         dim: Coordinates to keep; None keeps all.
+        exit: Lets queries leave early: the name of a policy of the model, or a cosine like 0.98. Documents stay to the
+            end, because vectors that left at different layers compare worse with one another.
+        document_exit: The same for documents.
+        backend: For ``model``: "auto" runs a folder that ``st_plugins_export`` wrote with ONNX Runtime, and all else
+            with torch.
         batch_size: Texts per batch; None leaves it to the encoder.
-        device: Where ``model`` is put; None leaves it to sentence-transformers.
+        device: Where ``model`` is put, with torch; None leaves it to sentence-transformers.
+        threads: Threads that ``model`` may use; None leaves it to the backend. In torch a setting of the whole process.
         show_progress: Show a bar while documents are embedded. Queries never show one.
         allow_untrained: Also run sizes the model was not trained for; without it an elastic model refuses them.
 
@@ -51,8 +61,12 @@ class ElasticEmbeddings(BaseModel, Embeddings):
     encoder: Any = Field(default=None, repr=False)
     layer: int | None = Field(default=None, ge=1)
     dim: int | None = Field(default=None, ge=1)
+    exit: StrictStr | StrictFloat | None = None
+    document_exit: StrictStr | StrictFloat | None = None
+    backend: Backend = "auto"
     batch_size: int | None = Field(default=None, ge=1)
     device: str | None = None
+    threads: int | None = Field(default=None, ge=1)
     show_progress: bool = False
     allow_untrained: bool = False
 
@@ -74,22 +88,21 @@ class ElasticEmbeddings(BaseModel, Embeddings):
                 f"encoder must have encode_query and encode_document, but {type(self.encoder).__name__} has no "
                 f"{' and no '.join(missing)}. Pass a SentenceTransformer, an OnnxEncoder, or a folder as model=."
             )
-        if self.encoder is not None and self.device is not None:
-            raise ValueError(
-                f"device is for model=, got {self.device!r} with an encoder. Move the encoder there yourself."
-            )
+        settings = {"device": None, "threads": None, "backend": "auto"}
+        for name, default in settings.items():
+            if self.encoder is not None and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is for model=, got {getattr(self, name)!r} with an encoder. Set up the encoder yourself."
+                )
         return self
 
     def model_post_init(self, context: Any) -> None:
         """Prepare the shared encoder; nothing is loaded yet."""
-        encoder, model, device = self.encoder, self.model, self.device
+        encoder, model = self.encoder, self.model
+        backend, device, threads = self.backend, self.device, self.threads
 
         def load() -> Any:
-            if model is None:
-                return encoder
-            import st_plugins  # here, because its load imports torch
-
-            return st_plugins.load(model, device=device)
+            return encoder if model is None else open_encoder(model, backend=backend, device=device, threads=threads)
 
         self._shared = SharedEncoder(load)
 
@@ -113,9 +126,10 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         self,
         texts: Sequence[str],
         *,
-        kind: Literal["document", "query"] = "document",
+        kind: Kind = "document",
         layer: int | None = None,
         dim: int | None = None,
+        exit: str | float | None = None,
         show_progress: bool | None = None,
     ) -> np.ndarray:
         """Embed texts as an array, an eighth of the memory of LangChain's lists of floats.
@@ -123,36 +137,68 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         Args:
             texts: A list or tuple of texts with at least one visible character each.
             kind: Which side of the search the texts are on.
-            layer: Depth of this call; None takes the field.
+            layer: Depth of this call; None takes the field. Given without ``exit`` it means no early exits.
             dim: Width of this call; None takes the field.
+            exit: Early exits of this call, ``layer`` being the deepest then; None takes the field of that kind.
             show_progress: None takes the field.
 
         Returns:
             np.ndarray: (n, dim) float32 unit vectors; (0, dim) for no texts, with dim 0 where none was set.
 
         Raises:
-            TypeError: If ``texts`` is not a list of str, or a size is not an integer.
+            TypeError: If ``texts`` is not a list of str, a size not an integer, or an exit no name or number.
             InputError: If a text is blank, or its vector is not finite or zero; the message names the position.
             SizeError: If the layer or dim does not exist, or was not trained (``UntrainedSizeError``).
+            ExitError: If the encoder has no such policy, or cannot let texts leave.
+        """
+        return self.encode_with_exits(texts, kind=kind, layer=layer, dim=dim, exit=exit, show_progress=show_progress)[0]
+
+    def encode_with_exits(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind = "query",
+        layer: int | None = None,
+        dim: int | None = None,
+        exit: str | float | None = None,
+        show_progress: bool | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Embed texts, and say at which layer each one left. Arguments and errors are those of :meth:`encode`.
+
+        Returns:
+            tuple: (n, dim) as from :meth:`encode`, and (n,) integers; None where there are no exits, no texts, or an
+            encoder that does not say.
+
+        Example:
+            >>> embeddings = ElasticEmbeddings(model="minilm-elastic", allow_untrained=True)
+            >>> vectors, layers = embeddings.encode_with_exits(["What is a budget?"], exit=-1.0)
+            >>> layers.tolist()
+            [2]
         """
         if kind not in ("document", "query"):
             raise ValueError(f'kind must be "document" or "query", got {kind!r}.')
         check_texts(texts)
-        options = self._options(layer, dim, show_progress)
-        dim = options.get("truncate_dim")
+        budget = Budget.checked(layer, dim, exit).over(self.budget(kind))
         if not texts:
-            return np.zeros((0, dim or 0), dtype=np.float32)
-        vectors = unit_vectors(self._shared.encode(kind, list(texts), **options), dim=dim)
+            return np.zeros((0, budget.dim or 0), dtype=np.float32), None
+        options = self._options(budget, show_progress)
+        vectors, layers = self._shared.encode(kind, list(texts), **options)
+        vectors = unit_vectors(vectors, dim=budget.dim)
         if len(vectors) != len(texts):
             raise ShapeError(f"The encoder must return one row per text, got {len(vectors)} for {len(texts)} texts.")
-        return vectors
+        return vectors, None if layers is None else np.asarray(layers)
 
-    def with_budget(self, *, layer: int | None = None, dim: int | None = None) -> Self:
+    def budget(self, kind: Kind) -> Budget:
+        """What a text of this kind costs if the call says nothing."""
+        return Budget(self.layer, self.dim, self.exit if kind == "query" else self.document_exit)
+
+    def with_budget(self, *, layer: int | None = None, dim: int | None = None, exit: str | float | None = None) -> Self:
         """The same model at another size; weights, lock and thread are shared, so it costs nothing.
 
         Args:
-            layer: Depth; None keeps this one's.
+            layer: Depth; None keeps this one's. Given without ``exit`` it means no early exits.
             dim: Width; None keeps this one's.
+            exit: Early exits of queries; None keeps this one's.
 
         Returns:
             Self: A copy.
@@ -162,14 +208,16 @@ class ElasticEmbeddings(BaseModel, Embeddings):
             >>> len(embeddings.with_budget(layer=3, dim=64).embed_query("What is a budget?"))
             64
         """
-        sizes = {"layer": layer, "dim": dim}
-        return self.model_copy(update={name: _size(name, size) for name, size in sizes.items() if size is not None})
+        given = Budget.checked(layer, dim, exit)
+        documents = given._replace(exit=None).over(self.budget("document"))
+        return self.model_copy(update={**given.over(self.budget("query"))._asdict(), "document_exit": documents.exit})
 
-    def _options(self, layer: int | None, dim: int | None, show_progress: bool | None) -> dict[str, Any]:
+    def _options(self, budget: Budget, show_progress: bool | None) -> dict[str, Any]:
         """What the encoder is called with: nothing that nobody asked for, since not every encoder knows it."""
         asked = {
-            "layer": self.layer if layer is None else _size("layer", layer),
-            "truncate_dim": self.dim if dim is None else _size("dim", dim),
+            "layer": budget.layer,
+            "truncate_dim": budget.dim,
+            "exit": budget.exit,
             "batch_size": self.batch_size,
             "allow_untrained": self.allow_untrained or None,
             "show_progress_bar": self.show_progress if show_progress is None else show_progress,
@@ -188,18 +236,19 @@ class ElasticEmbeddings(BaseModel, Embeddings):
 
     @property
     def cache_namespace(self) -> str:
-        """A key for ``CacheBackedEmbeddings`` that differs whenever a document vector would: letters, digits, hyphens.
+        """A key for ``CacheBackedEmbeddings`` that differs whenever a vector would: letters, digits, hyphens.
 
         Queries need a cache of their own, since most models embed a query and a document of the same text differently.
         """
+        parts = [self.fingerprint]
+        for exit in (self.exit, self.document_exit):
+            if exit is not None:
+                parts.append(self._shared.exit_fingerprint(exit, allow_untrained=self.allow_untrained))
         # Hashed, because an encoder's own fingerprint may hold any character.
-        identity = hashlib.sha256(self.fingerprint.encode()).hexdigest()[:32]
-        return f"{identity}-layer-{self.layer or 'full'}-dim-{self.dim or 'full'}"
-
-
-def _size(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer of at least 1 or None, got {value!r}.")
-    if value < 1:
-        raise SizeError(f"{name} must be an integer of at least 1 or None, got {value}.")
-    return int(value)
+        identity = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        exits = "".join(
+            f"-{name}"
+            for name, exit in (("exit", self.exit), ("document-exit", self.document_exit))
+            if exit is not None
+        )
+        return f"{identity}-layer-{self.layer or 'full'}-dim-{self.dim or 'full'}{exits}"

