@@ -152,8 +152,9 @@ def _moments(
     is_held_out = torch.from_numpy(np.random.default_rng(0).permutation(len(texts)) % _FOLDS == 0)
     folds: list[_Moments | None] = [None] * 2
     with evaluating(model):
-        options = {"prompt": prompt, "batch_size": batch_size, "show_progress": bar}
-        for places, _, outputs in layer_batches(model, texts, asked, **options):
+        for places, _, outputs in layer_batches(
+            model, texts, asked, prompt=prompt, batch_size=batch_size, show_progress=bar
+        ):
             states = by_layer(outputs["sentence_embedding"], asked).float().cpu()
             _check_unit(states[:, -1])
             unit = torch.nn.functional.normalize(states, dim=-1)  # (B, S + 1, D)

@@ -4,6 +4,7 @@ Layers are counted from 1: layer k is the output of block k, after the family's 
 embedding output is not a layer.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from st_plugins.errors import SizeError, UnsupportedModelError
 # Where pre-norm families keep the norm that follows the last block, on the parent of the block list.
 _FINAL_NORM_NAMES = ("norm", "final_norm", "final_layer_norm", "ln_f")
 _WEIGHT_SHARING_FAMILIES = ("albert",)
+# What was found in models that still exist, and the list it was found for: every call of an encoder asks several times,
+# and a walk over all modules costs as much as a tenth of a short query.
+_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple["BlockStack", weakref.ref[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,24 @@ def find_blocks(model: nn.Module) -> BlockStack:
             f"{type(model).__name__} must have a configuration with num_hidden_layers, got {type(config).__name__}. "
             "Pass the text model, for instance SentenceTransformer(...)[0].auto_model."
         )
+    if model in _FOUND:
+        stack, blocks = _FOUND[model]
+        if stack.depth == depth and (still_there := _at(model, stack.path)) is not None and blocks() is still_there:
+            return stack
+    stack = _search(model, config, depth)
+    _FOUND[model] = (stack, weakref.ref(follow(model, stack.path)))
+    return stack
+
+
+def _at(model: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
+    """What lies at a path, or None if it is gone."""
+    try:
+        return follow(model, path)
+    except AttributeError:
+        return None
+
+
+def _search(model: nn.Module, config: Any, depth: int) -> BlockStack:
     if config.model_type in _WEIGHT_SHARING_FAMILIES:
         return _shared_stack(model, depth)
     lists = {

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, T5Config, T5Model
@@ -52,6 +55,37 @@ def test_two_lists_of_one_length_are_told_apart_by_the_recorded_class():
     model = families.build("bert")
     model.extra = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(4))
     assert find_blocks(model).path == ("encoder", "layer")
+
+
+def test_the_modules_are_walked_once(monkeypatch):
+    model = families.build("bert")
+    found = find_blocks(model)
+    monkeypatch.setattr(type(model), "named_modules", None)
+    assert find_blocks(model) is found
+    with pytest.raises(TypeError):
+        find_blocks(families.build("bert"))
+
+
+def test_blocks_that_were_replaced_are_found_again():
+    model = families.build("bert")
+    find_blocks(model)
+    model.other, model.encoder.layer = model.encoder.layer, torch.nn.Identity()
+    assert find_blocks(model).path == ("other",)
+    model.encoder.layer = model.other[:3]
+    model.config.num_hidden_layers = 3
+    assert find_blocks(model) == BlockStack(("encoder", "layer"), 3, None)
+    del model.encoder.layer
+    with pytest.raises(UnsupportedModelError, match="found: none"):
+        find_blocks(model)
+
+
+def test_what_was_found_keeps_no_model_alive():
+    model = families.build("bert")
+    find_blocks(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_albert_with_several_groups_is_refused():
