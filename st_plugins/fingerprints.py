@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
+from tokenizers import Tokenizer
 from torch import nn
 
 from st_plugins.blocks import check_layer
@@ -85,17 +87,20 @@ def fingerprint(
     if exit is not None:
         settings["exit"] = first.exit_policy(exit).decision()
     is_full = layer in (None, depth) and exit is None
-    for part in (_canonical(settings), *_modules(model, is_full=is_full)):
+    for part in (_canonical(settings), *_modules(model.children(), is_full=is_full)):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 
 
-def _modules(model: SentenceTransformer, *, is_full: bool) -> Iterator[bytes]:
-    for module in model.children():
+def _modules(modules: Iterable[nn.Module], *, is_full: bool) -> Iterator[bytes]:
+    for module in modules:
         if isinstance(module, LayerAlignment) and is_full:
             continue  # it leaves the full depth alone: an index made before the maps were fitted stays valid
         # Not its file: sentence-transformers has moved its own more than once.
         yield type(module).__name__.encode()
+        if isinstance(module, Router):
+            yield from _routes(module)
+            continue
         if hasattr(module, "get_config_dict"):
             yield _canonical(_without(module.get_config_dict(), _MODULE_NOISE))
         network: Any = getattr(module, "model", None)
@@ -104,7 +109,18 @@ def _modules(model: SentenceTransformer, *, is_full: bool) -> Iterator[bytes]:
         tokenizer = getattr(module, "tokenizer", None)
         if hasattr(tokenizer, "backend_tokenizer"):
             yield _canonical(_tokenizer(tokenizer))
+        elif isinstance(tokenizer, Tokenizer):  # of a StaticEmbedding, which has no other length limit
+            yield _canonical(_without(json.loads(tokenizer.to_str()), {"padding"}))
         yield from _weights(module)
+
+
+def _routes(router: Router) -> Iterator[bytes]:
+    """Which texts take which route, and what is on it."""
+    mappings = sorted((str(key), route) for key, route in router.route_mappings.items())
+    yield _canonical([router.default_route, mappings])
+    for name, modules in router.sub_modules.items():
+        yield name.encode()
+        yield from _modules(modules, is_full=True)
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.exit_parity import check_exit
 from st_plugins_export.extras import require
-from st_plugins_export.graph import OPSET, plain_copy, with_alignment_of, write_graph
+from st_plugins_export.graph import OPSET, in_float32, plain_copy, with_alignment_of, write_graph
 from st_plugins_export.layout import exit_file, graph_file, write_manifest
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.parity import check_size
-from st_plugins_export.probes import PROBE_TEXTS
+from st_plugins_export.probes import probe_texts
 from st_plugins_export.report import ExportReport
 from st_plugins_export.sidecars import library_versions, token_limit, write_sidecars
 from st_plugins_export.staging import staged_folder
@@ -39,7 +39,8 @@ def export_onnx(
 
     Transformer, pooling, dense layers, truncation and normalization become one graph per size: token ids in, sentence
     vectors out. Every graph is compared with torch before the folder appears; if one differs, or anything else
-    fails, the target stays as it was. Weights stay float32.
+    fails, the target stays as it was. The graph computes in float32; a model in half precision is exported as
+    ``model.float()`` would be, fingerprint included.
 
     Args:
         model: Plain or elastic; left as it is.
@@ -75,6 +76,7 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
     check_exportable(model)
+    model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))
     leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
     target = Path(folder)
@@ -106,7 +108,8 @@ def _write(
     """Write all files; returns the seconds that each graph took, by its name."""
     (folder / "onnx").mkdir()
     full = plain_copy(model)
-    expected = full.encode(list(PROBE_TEXTS), prompt="", show_progress_bar=False)  # (N, dim)
+    texts = probe_texts(full)
+    expected = full.encode(texts, prompt="", show_progress_bar=False)  # (N, dim)
     sizes: list[ExportedSize] = []
     seconds: dict[str, float] = {}
     for layer, dim in wanted:
@@ -133,7 +136,7 @@ def _write(
         tolerance=tolerance,
         libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},
         exits=exits,
-        probes=tuple(Probe(*pair) for pair in zip(PROBE_TEXTS, expected.tolist(), strict=True)),
+        probes=tuple(Probe(*pair) for pair in zip(texts, expected.tolist(), strict=True)),
     )
     return seconds
 

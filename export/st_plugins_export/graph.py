@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from torch import Tensor, nn
 
 import st_plugins
@@ -18,6 +19,7 @@ from st_plugins.errors import ExportError
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, LayerAlignment
 from st_plugins_export.extras import require
+from st_plugins_export.padded_static import with_padded_inputs
 
 OPSET = 17
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
@@ -42,7 +44,7 @@ class PipelineGraph(nn.Module):
     """The modules of a plain SentenceTransformer behind positional tensors.
 
     Args:
-        model: Transformer first.
+        model: Transformer first, or what :func:`~st_plugins_export.padded_static.with_padded_inputs` gives.
         inputs: Names of the tensors, in the order in which ``forward`` gets them.
 
     Example:
@@ -62,8 +64,8 @@ class PipelineGraph(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Tensors (B, T) in, token embeddings (B, T, D) and sentence embeddings (B, dim) out."""
         features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
-        transformer, *others = self.stages
-        features = transformer(features)
+        first, *others = self.stages
+        features = first(features)
         token_embeddings = features["token_embeddings"]  # (B, T, D)
         for module in others:
             features = module(features)
@@ -98,6 +100,20 @@ def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int
     return copied
 
 
+def in_float32(model: SentenceTransformer) -> SentenceTransformer:
+    """The model itself, or if weights are half precision a copy that holds them as float32.
+
+    Args:
+        model: Left as it is.
+
+    Returns:
+        SentenceTransformer: Gives the vectors of ``model.float()``.
+    """
+    if all(parameter.dtype == torch.float32 for parameter in model.parameters()):
+        return model
+    return copy.deepcopy(model).float()
+
+
 def elastic_copy(model: SentenceTransformer) -> SentenceTransformer:
     """A copy of an elastic model on the CPU, ready to encode at any layer.
 
@@ -112,6 +128,8 @@ def elastic_copy(model: SentenceTransformer) -> SentenceTransformer:
 
 def _on_cpu(copied: SentenceTransformer) -> SentenceTransformer:
     copied = copied.to("cpu").eval()
+    if isinstance(copied[0], StaticEmbedding):
+        return copied
     copied[0].unpad_inputs = False
     network = copied[0].auto_model
     if "flash" in str(network.config._attn_implementation):
@@ -151,9 +169,10 @@ def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
     onnx = require("onnx", extra="onnx")
+    model = with_padded_inputs(model)
     features = traced_features(model)
     axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
-    network = model[0].auto_model
+    network = getattr(model[0], "auto_model", None)
     try:
         with eager_attention(network):
             pipeline = PipelineGraph(model, tuple(features))
@@ -162,7 +181,7 @@ def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
         onnx.checker.check_model(graph)
         onnx.save(graph, file)
     except Exception as error:  # torch and onnx raise whatever comes up
-        raise ExportError(f"{type(network).__name__} could not be written as ONNX: {error}") from error
+        raise ExportError(f"{type(network or model[0]).__name__} could not be written as ONNX: {error}") from error
     return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input))
 
 
@@ -173,7 +192,10 @@ def traced_features(model: SentenceTransformer) -> dict[str, Tensor]:
 
 @contextmanager
 def eager_attention(network: Any) -> Iterator[None]:
-    """Attention as matrix products: the fewest operators, and the fastest on CPUs."""
+    """Attention as matrix products: the fewest operators, and the fastest on CPUs. None has no attention."""
+    if network is None:
+        yield
+        return
     before = network.config._attn_implementation
     _set_attention(network, "eager")
     try:

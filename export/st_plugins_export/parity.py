@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from st_plugins.errors import ParityError
 from st_plugins_export.entries import ExportedSize
 from st_plugins_export.exit_parity import check_exit
-from st_plugins_export.graph import plain_copy
+from st_plugins_export.graph import in_float32, plain_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import token_batches
 from st_plugins_export.report import ExportReport, SizeReport
@@ -43,6 +43,7 @@ def check_parity(
         True
     """
     opened = OpenedExport(Path(folder))
+    model = in_float32(model)
     sizes = [check_size(model, opened, size, texts, tolerance=tolerance) for size in opened.manifest.sizes]
     exits = [check_exit(model, opened, exported, texts, tolerance=tolerance) for exported in opened.manifest.exits]
     return ExportReport(Path(folder), tolerance, tuple(sizes), tuple(exits))

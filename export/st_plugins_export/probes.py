@@ -39,12 +39,39 @@ def token_batches(
         ParityError: If the model sees other tokens.
     """
     if texts is None:
-        _same_tokens(model, opened, [_over_limit(opened)], "")
-        batches = _probe_batches(model, opened)
+        if not probe_texts(model):
+            raise ParityError(
+                "The tokenizer must know a word of the probes, or have an unknown token, and knows none: nothing would "
+                "be compared. Give the tokenizer an unknown token."
+            )
+        batches = ((_with_tokens(model, batch, prompt), prompt) for batch, prompt in _probe_batches(model, opened))
+        over_limit = _with_tokens(model, [_over_limit(opened)], "")
+        if over_limit:
+            _same_tokens(model, opened, over_limit, "")
     else:
         batches = ((list(texts[start : start + _LARGE_BATCH]), "") for start in range(0, len(texts), _LARGE_BATCH))
     for batch, prompt in batches:
-        yield batch, prompt, _same_tokens(model, opened, batch, prompt)
+        if batch:
+            yield batch, prompt, _same_tokens(model, opened, batch, prompt)
+
+
+def probe_texts(model: SentenceTransformer) -> list[str]:
+    """Those of ``PROBE_TEXTS`` that have tokens: a ``StaticEmbedding`` may know none of a text's words."""
+    return _with_tokens(model, list(PROBE_TEXTS), "")
+
+
+def _with_tokens(model: SentenceTransformer, texts: list[str], prompt: str) -> list[str]:
+    return [text for text, ids in zip(texts, tokens_of(model, texts, prompt), strict=True) if ids]
+
+
+def tokens_of(model: SentenceTransformer, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+    """The tokens that a model sees of each text, without padding."""
+    features = model.preprocess(list(texts), prompt=prompt)
+    ids = features["input_ids"]
+    if "offsets" in features:  # of a StaticEmbedding, which takes all texts as one row
+        ends = [*features["offsets"].tolist()[1:], len(ids)]
+        return [ids[start:end].tolist() for start, end in zip(features["offsets"].tolist(), ends, strict=True)]
+    return [row[mask.bool()].tolist() for row, mask in zip(ids, features["attention_mask"], strict=True)]
 
 
 def _probe_batches(plain: SentenceTransformer, opened: OpenedExport) -> Iterator[tuple[list[str], str]]:
@@ -68,11 +95,10 @@ def _over_limit(opened: OpenedExport) -> str:
 
 def _same_tokens(plain: SentenceTransformer, opened: OpenedExport, texts: list[str], prompt: str) -> list[Any]:
     """The tokens of the export, after they were compared with those of the model."""
-    features = plain.preprocess(texts, prompt=prompt)
+    expected = tokens_of(plain, texts, prompt)
     encodings = opened.tokenize([prompt + text for text in texts])
-    rows = zip(texts, features["input_ids"], features["attention_mask"], encodings, strict=True)
-    for text, ids, mask, encoding in rows:
-        if ids[mask.bool()].tolist() != encoding.ids:
+    for text, ids, encoding in zip(texts, expected, encodings, strict=True):
+        if ids != encoding.ids:
             raise ParityError(
                 f"tokenizer.json gives other tokens than the model for {(prompt + text)[:60]!r}. "
                 "This tokenizer does something in Python that the file does not hold, so it cannot be exported."

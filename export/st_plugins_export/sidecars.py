@@ -14,10 +14,12 @@ import sentence_transformers
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer
 
 from st_plugins import modules as our_modules
 from st_plugins_export.layout import TOKENIZER_FILE
+from st_plugins_export.padded_static import PaddedStaticEmbedding, with_padded_inputs
 
 _NO_LIMIT = 2**32
 _LEGACY_PACKAGE = "sentence_transformers.models"
@@ -42,15 +44,10 @@ def write_sidecars(model: SentenceTransformer, folder: Path) -> None:
         model: A plain model at full size; its tokenizer keeps the padding and truncation written here.
         folder: Exists already.
     """
-    transformer: Transformer = model[0]
-    _write_tokenizer(transformer.tokenizer, folder)
-    config = copy.deepcopy(transformer.auto_model.config)
-    config.architectures = [type(transformer.auto_model).__name__]
-    config.save_pretrained(folder)
-    _write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": token_limit(transformer.tokenizer), "do_lower_case": transformer.do_lower_case},
-    )
+    if isinstance(model[0], StaticEmbedding):
+        _write_static(with_padded_inputs(model)[0], folder)
+    else:
+        _write_transformer(model[0], folder)
     _write_modules(model, folder)
     settings = {
         "__version__": library_versions(),
@@ -61,6 +58,32 @@ def write_sidecars(model: SentenceTransformer, folder: Path) -> None:
     if model.truncate_dim is not None:
         settings["truncate_dim"] = model.truncate_dim
     _write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _write_transformer(transformer: Transformer, folder: Path) -> None:
+    _write_tokenizer(transformer.tokenizer, folder)
+    config = copy.deepcopy(transformer.auto_model.config)
+    config.architectures = [type(transformer.auto_model).__name__]
+    config.save_pretrained(folder)
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": token_limit(transformer.tokenizer), "do_lower_case": transformer.do_lower_case},
+    )
+
+
+def _write_static(static: PaddedStaticEmbedding, folder: Path) -> None:
+    """The spelling of model2vec, whose models these are in the hands of most people."""
+    tokenizer: Any = static.tokenizer
+    tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)
+    limit = token_limit(tokenizer)
+    names = {"pad_token": tokenizer.padding["pad_token"]}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
+    _write_json(folder / "tokenizer_config.json", config if limit is None else {**config, "model_max_length": limit})
+    _write_json(folder / "special_tokens_map.json", names)
+    _write_json(
+        folder / "config.json",
+        {"model_type": "model2vec", "architectures": ["StaticModel"], "hidden_dim": static.get_embedding_dimension()},
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -74,6 +97,9 @@ def library_versions() -> dict[str, str]:
 
 def token_limit(tokenizer: Any) -> int | None:
     """Tokens after which the tokenizer cuts, or None where it has no limit (transformers then says 10^30)."""
+    if isinstance(tokenizer, Tokenizer):  # the one of a StaticEmbedding
+        truncation = tokenizer.truncation
+        return None if truncation is None else int(truncation["max_length"])
     limit = tokenizer.model_max_length
     return None if limit is None or limit > _NO_LIMIT else int(limit)
 
@@ -104,7 +130,7 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
 def _write_modules(model: SentenceTransformer, folder: Path) -> None:
     entries = []
     for index, (name, module) in enumerate(model.named_children()):
-        kind = type(module).__name__ if index else "Transformer"
+        kind = type(module).__name__ if index or isinstance(module, StaticEmbedding) else "Transformer"
         path = f"{index}_{kind}" if index else ""
         package = type(module).__module__ if index and hasattr(our_modules, kind) else _LEGACY_PACKAGE
         entries.append({"idx": index, "name": name, "path": path, "type": f"{package}.{kind}"})

@@ -4,7 +4,17 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+    WordWeights,
+)
 
 from st_plugins.errors import ExportError, UnsupportedModelError
 from st_plugins.modules import (
@@ -20,7 +30,18 @@ from st_plugins.modules import (
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
-_LATER_MODULES = (*_POOLINGS, Dense, Normalize)
+_BEHIND_POOLING = (Dense, LayerNorm, Dropout, Normalize)
+_LATER_MODULES = (*_POOLINGS, WeightedLayerPooling, WordWeights, *_BEHIND_POOLING)
+# Why others of sentence-transformers cannot be a graph that turns tokens of tokenizer.json into vectors.
+_REASONS = {
+    "BoW": "which counts words in Python. Train a StaticEmbedding in its place",
+    "WordEmbeddings": "whose tokens are made in Python. StaticEmbedding(tokenizer, embedding_weights) gives their mean",
+    "LSTM": "which needs the lengths that only WordEmbeddings gives. Use a Transformer",
+    "CNN": "which reads padding, so that a text's vector would depend on its batch. Use a Transformer",
+    "CLIPModel": "which reads images. Build a pipeline of its text model alone",
+}
+_ANY_OTHER = "which has not been tried as a graph. Build the pipeline from those"
+_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 # One protobuf file holds less than 2 GiB; the rest is room for the graph itself.
 _MOST_BYTES = 2**31 - 2**24
 _TEXT_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
@@ -38,9 +59,13 @@ def check_exportable(model: SentenceTransformer) -> None:
         UnsupportedModelError: With the name of what stands in the way.
         ExportError: If the weights do not fit into one ONNX file.
     """
-    _check_modules(list(model.children()))
-    _check_transformer(model[0])
-    _check_tokenizer(model.tokenizer)
+    first, *others = model.children()
+    if type(first) is StaticEmbedding:
+        _check_later_modules(others, _BEHIND_POOLING)
+    else:
+        _check_modules(first, others)
+        _check_transformer(first)
+        _check_tokenizer(model.tokenizer)
     if any(model.prompts.values()) and not includes_prompt(model):
         raise UnsupportedModelError(
             "A pooling with include_prompt=False cannot be exported together with prompts, as the graph does not know "
@@ -48,9 +73,12 @@ def check_exportable(model: SentenceTransformer) -> None:
             "Run such a model with sentence-transformers."
         )
     dtypes = {parameter.dtype for parameter in model.parameters()}
-    if dtypes != {torch.float32}:
-        raise UnsupportedModelError(f"The weights must be float32, got {dtypes}. Export model.float() instead.")
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if not dtypes <= _DTYPES:
+        raise UnsupportedModelError(
+            f"The weights must be float32, float16 or bfloat16, got {sorted(map(str, dtypes - _DTYPES))}. Load the "
+            "model without quantization, or export model.float()."
+        )
+    size = sum(4 * parameter.numel() for parameter in model.parameters())  # float32
     if size > _MOST_BYTES:
         raise ExportError(
             f"One ONNX file holds less than 2 GiB of weights, the model has {size / 2**30:.1f} GiB. Export a smaller "
@@ -63,24 +91,28 @@ def includes_prompt(model: SentenceTransformer) -> bool:
     return all(module.include_prompt for module in model.children() if isinstance(module, _POOLINGS))
 
 
-def _check_modules(modules: list[Any]) -> None:
-    first, *others = modules
+def _check_modules(first: Any, others: list[Any]) -> None:
     if type(first) not in _FIRST_MODULES:
+        name = type(first).__name__
+        reason = _REASONS.get(name, "which has not been tried as a graph. Start with one of those")
         raise UnsupportedModelError(
-            f"The first module must be a Transformer, got {type(first).__name__}. Only such pipelines become a graph; "
-            "of a Router, export the branches as models of their own."
+            f"The first module must be a Transformer or a StaticEmbedding, got {name}, {reason}."
         )
     if isinstance(first, ElasticTransformer):  # what follows becomes plain modules with the size
         others = [module for module in others if type(module) not in (Truncation, LayerAlignment)]
-    for module in others:
-        if type(module) not in _LATER_MODULES:
-            names = ", ".join(kind.__name__ for kind in _LATER_MODULES)
-            raise UnsupportedModelError(
-                f"The modules behind the transformer must be {names}, got {type(module).__name__}, which has "
-                "not been tried as a graph. Build the pipeline from those."
-            )
+    _check_later_modules(others, _LATER_MODULES)
     if not any(isinstance(module, _POOLINGS) for module in others):
         raise UnsupportedModelError("The model must have a pooling, got none: its vectors belong to tokens, not texts.")
+
+
+def _check_later_modules(modules: list[Any], kinds: tuple[type, ...]) -> None:
+    for module in modules:
+        if type(module) not in kinds:
+            name = type(module).__name__
+            raise UnsupportedModelError(
+                f"The modules behind the first must be {', '.join(kind.__name__ for kind in kinds)}, got {name}, "
+                f"{_REASONS.get(name, _ANY_OTHER)}."
+            )
 
 
 def _check_transformer(transformer: Transformer) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WeightedLayerPooling
 
 from st_plugins.blocks import check_layer, find_blocks
 from st_plugins.errors import ExitError, ExportError, SizeError, UnsupportedModelError
@@ -33,7 +34,7 @@ class WantedExit:
 
 
 def wanted_sizes(model: SentenceTransformer, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pairs (layer, dim), the full one first, each once.
+    """Pairs (layer, dim), the full one first, each once. A ``StaticEmbedding`` has layer 0.
 
     Raises:
         ExportError: If there are some and the model is not elastic.
@@ -46,7 +47,8 @@ def wanted_sizes(model: SentenceTransformer, sizes: list[tuple[int, int]]) -> li
             f"Only elastic models have sizes other than the full one, got sizes={sizes} for a plain model. "
             "Wrap it first: export_onnx(st_plugins.elastic(model), ...)."
         )
-    depth = first.depth if is_elastic else first.auto_model.config.num_hidden_layers
+    depth = 0 if isinstance(first, StaticEmbedding) else first.auto_model.config.num_hidden_layers
+    depth = first.depth if is_elastic else depth
     width = model.get_embedding_dimension()
     for size in sizes:
         if not isinstance(size, (tuple, list)) or len(size) != 2:
@@ -54,6 +56,8 @@ def wanted_sizes(model: SentenceTransformer, sizes: list[tuple[int, int]]) -> li
         check_layer(size[0], depth)
         if not isinstance(size[1], int) or not 1 <= size[1] <= width:
             raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got size {size}.")
+        if size[0] < depth and any(isinstance(module, WeightedLayerPooling) for module in model.children()):
+            raise SizeError(f"WeightedLayerPooling reads all {depth} layers, so none can be left out, got size {size}.")
     return list(dict.fromkeys([(depth, width), *((layer, dim) for layer, dim in sizes)]))
 
 
@@ -117,11 +121,12 @@ def _check_leaving(model: SentenceTransformer) -> None:
             f"{type(network).__name__} applies one block many times, which cannot be cut into stages of a graph. "
             "Export fixed layers: export_onnx(model, folder, sizes=[(layer, dim)])."
         )
-    if any(isinstance(module, MultiLayerPooling) for module in model.children()):
-        raise UnsupportedModelError(
-            "MultiLayerPooling reads many layers, and a text that leaves early has only the one it left at. "
-            "Use a pooling that reads one layer."
-        )
+    for module in model.children():
+        if isinstance(module, (MultiLayerPooling, WeightedLayerPooling)):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} reads many layers, and a text that leaves early has only the one it left at. "
+                "Use a pooling that reads one layer."
+            )
 
 
 def trained_dims(model: SentenceTransformer, layers: Iterable[int], dim: int) -> tuple[int, ...]:

@@ -66,16 +66,6 @@ def assert_same_vectors(model, folder, texts, **options):
     np.testing.assert_allclose(OnnxEncoder(folder).encode(texts, **options), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "pooling", ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("mean", "cls")], ids=str
-)
-def test_every_pooling_gives_the_vectors_of_torch(build, texts, tmp_path, pooling):
-    model = build(pooling=pooling)
-    report = export_onnx(model, tmp_path / "out", show_progress=False)
-    assert report.max_difference <= 1e-5
-    assert_same_vectors(model, tmp_path / "out", texts)
-
-
 def test_dense_layers_and_normalization_are_in_the_graph(build, texts, tmp_path):
     model = build(behind=[Dense(WIDTH, 12), Normalize()])
     export_onnx(model, tmp_path / "out", show_progress=False)
@@ -90,13 +80,6 @@ def test_truncation_is_in_the_graph(build, texts, tmp_path):
     assert_same_vectors(model, tmp_path / "out", texts)
     assert OnnxEncoder(tmp_path / "out").get_embedding_dimension() == 8
     assert read_json(tmp_path / "out" / "config_sentence_transformers.json")["truncate_dim"] == 8
-
-
-@pytest.mark.parametrize("pooling", ["lasttoken", "weightedmean", "cls"])
-def test_left_padding_is_respected(build, texts, tmp_path, pooling):
-    model = build(pooling=pooling, padding_side="left", truncation_side="left")
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    assert_same_vectors(model, tmp_path / "out", texts)
 
 
 def test_a_model_without_token_types_gets_a_graph_without_them(build, texts, tmp_path):

@@ -5,9 +5,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
-    LayerNorm,
+    Module,
     Router,
-    StaticEmbedding,
 )
 
 import st_plugins
@@ -17,8 +16,18 @@ from st_plugins_export import export_onnx
 WIDTH = 32
 
 
-def _static(build):
-    return SentenceTransformer(modules=[StaticEmbedding(build().tokenizer, embedding_dim=8)], device="cpu")
+class Foreign(Module):
+    """Somebody else's."""
+
+    def forward(self, features):
+        return features
+
+    def save(self, output_path):
+        pass
+
+
+def _foreign(build):
+    return SentenceTransformer(modules=[Foreign()], device="cpu")
 
 
 def _router(build):
@@ -46,16 +55,19 @@ def _changed(change):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_static, "first module must be a Transformer, got StaticEmbedding"),
-        (_router, "first module must be a Transformer, got Router"),
+        (_foreign, "must be a Transformer or a StaticEmbedding, got Foreign, which has not been tried"),
+        (_router, "must be a Transformer or a StaticEmbedding, got Router"),
         (_without_pooling, "must have a pooling, got none"),
         (_elastic_without_pooling, "must have a pooling, got none"),
-        (lambda build: build(behind=[LayerNorm(WIDTH)]), "must be Pooling, .* Dense, Normalize, got LayerNorm"),
+        (
+            lambda build: build(behind=[Foreign()]),
+            "must be Pooling, .* LayerNorm, Dropout, Normalize, got Foreign, which has not been tried",
+        ),
         (
             lambda build: build(include_prompt=False, prompts={"query": "find: "}),
             r"include_prompt=False cannot be exported together with prompts.* \['query'\]",
         ),
-        (lambda build: build().to(torch.bfloat16), r"weights must be float32, got \{torch.bfloat16\}"),
+        (lambda build: build().to(torch.float64), r"must be float32, float16 or bfloat16, got \['torch.float64'\]"),
         (_changed(lambda model: setattr(model[0], "query_length", 8)), r"Transformer\(query_length=8\) cannot"),
         (_changed(lambda model: setattr(model[0], "backend", "onnx")), "must run on torch, got backend='onnx'"),
         (_changed(lambda model: setattr(model[0], "modality_config", {"message": {}})), "must read plain text"),

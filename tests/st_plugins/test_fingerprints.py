@@ -1,7 +1,8 @@
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, StaticEmbedding, Transformer
+from tokenizers import Tokenizer, models
 
 import st_plugins
 from st_plugins import fingerprint
@@ -96,3 +97,35 @@ def test_exits_that_are_not_there_have_none(model, plain):
         fingerprint(plain, exit="mine")
     with pytest.raises(ExitError, match="a policy of this model"):
         fingerprint(model, exit="mine")
+
+
+def static(**words):
+    tokenizer = Tokenizer(models.WordLevel({"cats": 0, "sleep": 1, "[UNK]": 2, **words}, unk_token="[UNK]"))
+    torch.manual_seed(1)
+    return StaticEmbedding(tokenizer, embedding_dim=16)
+
+
+def test_the_tokenizer_of_static_embeddings_counts(tmp_path):
+    model = SentenceTransformer(modules=[static()], device="cpu")
+    before = fingerprint(model)
+    assert before != fingerprint(SentenceTransformer(modules=[static(cats=1, sleep=0)], device="cpu"))
+    model[0].tokenizer.enable_truncation(1)
+    assert fingerprint(model) != before
+    model[0].tokenizer.no_truncation()
+    model.save_pretrained(str(tmp_path))
+    assert fingerprint(SentenceTransformer(str(tmp_path), device="cpu")) == before
+
+
+def test_all_that_is_on_a_route_counts(plain):
+    def routed(query, document, **options):
+        router = Router({"query": query, "document": document}, default_route="document", **options)
+        return fingerprint(SentenceTransformer(modules=[router], device="cpu"))
+
+    document = list(plain.children())
+    before = routed([static()], document)
+    assert routed([static()], document) == before
+    assert routed([static(cats=1, sleep=0)], document) != before
+    assert routed([static()], document[:2]) != before
+    assert routed([static()], document, route_mappings={("query", "text"): "query"}) != before
+    plain[0].auto_model.config.layer_norm_eps = 0.1
+    assert routed([static()], document) != before
