@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from st_plugins.errors import StPluginsError
+from st_plugins_export.layout import LAYOUTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--layer-per-text", action="store_true", help="also a graph that is told the layer of each text of a batch"
     )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="what last_hidden_state holds: the sentence embedding at each token, right whoever pools it (portable, "
+        "the default), or what the transformer gave (tokens)",
+    )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
     options = parser.parse_args(arguments)
     import st_plugins  # only now: it takes seconds, and --help needs none of it
@@ -53,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sizes=options.sizes,
             exits=options.exits,
             layer_per_text=options.layer_per_text,
+            layout=options.layout,
             tolerance=options.tolerance,
         )
     except (StPluginsError, OSError) as error:

@@ -20,7 +20,7 @@ from st_plugins.exit_policies import ExitPolicy
 from st_plugins_export.exit_pieces import trace_score, trace_stages, trace_tail
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, place
-from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, traced_features
+from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
 
 EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
 # A graph cannot have an input and an output of one name.
@@ -29,12 +29,17 @@ _WITHOUT_COLUMNS = {LAYER_INPUT, "means"}
 
 
 def write_exit_graph(
-    model: SentenceTransformer, file: Path, layers: tuple[int, ...], policy: ExitPolicy | None
+    model: SentenceTransformer,
+    file: Path,
+    layers: tuple[int, ...],
+    policy: ExitPolicy | None,
+    layout: str = "portable",
 ) -> WrittenGraph:
     """Write a plain model as one ONNX file with exits; batch and sequence are dynamic.
 
-    Inputs and first outputs are those of :func:`~st_plugins_export.graph.write_graph`, with zeros in place of padding;
-    the third output is ``exit_layer`` (B,). The threshold of layer k is an initializer, ``threshold_of_layer_k``.
+    Inputs and first outputs are those of :func:`~st_plugins_export.graph.write_graph`, but tokens have zeros in place
+    of padding; the third output is ``exit_layer`` (B,). The threshold of layer k is an initializer,
+    ``threshold_of_layer_k``.
 
     Args:
         model: From :func:`~st_plugins_export.graph.plain_copy`, at full depth, with the alignment the elastic one has.
@@ -42,6 +47,7 @@ def write_exit_graph(
         layers: The exits, ascending; at the last one all leave.
         policy: Which texts leave where. None: at the first exit that is not below the number in one more input,
             ``layer`` (B,).
+        layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
 
     Returns:
         WrittenGraph: What is in it.
@@ -52,7 +58,7 @@ def write_exit_graph(
     """
     onnx = require("onnx", extra="onnx")
     try:
-        graph = ExitGraph(model, layers, policy).build()
+        graph = ExitGraph(model, layers, policy, layout).build()
         onnx.checker.check_model(graph)
         onnx.save(graph, file)
     except StPluginsError:
@@ -78,12 +84,15 @@ class _Level:
 class ExitGraph:
     """Puts the pieces of one model together, see :func:`write_exit_graph`."""
 
-    def __init__(self, model: SentenceTransformer, layers: tuple[int, ...], policy: ExitPolicy | None) -> None:
+    def __init__(
+        self, model: SentenceTransformer, layers: tuple[int, ...], policy: ExitPolicy | None, layout: str
+    ) -> None:
         self._helper: Any = require("onnx", extra="onnx").helper
         self._types: Any = require("onnx", extra="onnx").TensorProto
         self._model = model
         self._layers = layers
         self._policy = policy
+        self._layout = layout
         self._width = model[0].get_embedding_dimension()
         self._stages = trace_stages(model, layers)
         self._scores: list[Fragment] = []
@@ -104,10 +113,10 @@ class ExitGraph:
         level = self._from_exit(0, values)
         read = {"token_embeddings": level.states, "exit_layer": level.exit_layer}
         names = {**values, **read, **{name: name for name in OUTPUTS}}
-        tail = place(trace_tail(self._model), "tail/", names)
+        tail = place(trace_tail(self._model, self._layout), "tail/", names)
         last = self._helper.make_node("Identity", [level.exit_layer], [EXIT_OUTPUTS[2]])
         outputs = [
-            make(EXIT_OUTPUTS[0], self._types.FLOAT, ["batch", "sequence", self._width]),
+            make(EXIT_OUTPUTS[0], self._types.FLOAT, ["batch", "sequence", first_width(self._model, self._layout)]),
             make(EXIT_OUTPUTS[1], self._types.FLOAT, ["batch", self._model.get_embedding_dimension()]),
             make(EXIT_OUTPUTS[2], self._types.INT64, ["batch"]),
         ]

@@ -10,6 +10,7 @@ from st_plugins.errors import ParityError
 from st_plugins.exits import encode_with_exits
 from st_plugins.exits.traces import Trace, trace
 from st_plugins_export.entries import ExportedExit
+from st_plugins_export.first_output import check_repeated
 from st_plugins_export.graph import elastic_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import token_batches
@@ -68,6 +69,8 @@ def check_exit(
                 "architecture, or export fixed sizes instead."
             )
         worst = max(worst, difference)
+    if opened.manifest.layout == "portable":
+        check_repeated(opened, exported)
     size = (opened.folder / exported.file).stat().st_size
     seconds = time.perf_counter() - started
     return ExitReport(

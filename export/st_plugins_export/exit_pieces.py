@@ -14,6 +14,7 @@ from st_plugins.errors import UnsupportedModelError
 from st_plugins.exit_criteria import Criterion, Saturation, masked_mean
 from st_plugins.modules import LayerAlignment
 from st_plugins.views import StandIn, normed_layers, recording_view, shallow_copy
+from st_plugins_export.first_output import first_output
 from st_plugins_export.fragments import Fragment, cut, place
 from st_plugins_export.graph import OUTPUTS, eager_attention, trace_graph, traced_features
 
@@ -74,23 +75,26 @@ class TailPiece(nn.Module):
     Args:
         model: A plain model.
         inputs: Names of the tensors ``forward`` gets, ``token_embeddings`` among them.
+        layout: What the first output holds.
     """
 
-    def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...]) -> None:
+    def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...], layout: str) -> None:
         super().__init__()
         self.behind = nn.ModuleList(list(model.children())[1:])
         self.inputs = inputs
+        self.layout = layout
         self.truncate_dim = model.truncate_dim
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``PipelineGraph.forward``, with zeros in place of padding."""
+        """As ``PipelineGraph.forward``; tokens have zeros in place of padding."""
         features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
         is_token = features["attention_mask"].bool()[..., None]  # (B, T, 1)
         tokens = torch.where(is_token, features["token_embeddings"], 0.0)  # (B, T, D)
         features["token_embeddings"] = tokens
         for module in self.behind:
             features = module(features)
-        return tokens, features["sentence_embedding"][:, : self.truncate_dim]
+        sentence_embedding = features["sentence_embedding"][:, : self.truncate_dim]
+        return first_output(self.layout, tokens, sentence_embedding), sentence_embedding
 
 
 class _InputRecorder(StandIn):
@@ -161,8 +165,12 @@ def trace_score(criterion: Criterion, width: int, exits: int) -> Fragment:
     return cut(graph, [], ["pooled"] if is_too_early else ["pooled", "score"])
 
 
-def trace_tail(model: SentenceTransformer) -> Fragment:
+def trace_tail(model: SentenceTransformer, layout: str = "portable") -> Fragment:
     """The modules behind the transformer.
+
+    Args:
+        model: A plain model.
+        layout: What the first output holds.
 
     Returns:
         Fragment: Reads the inputs of the model, ``token_embeddings``, and ``exit_layer`` where an alignment needs it;
@@ -174,5 +182,5 @@ def trace_tail(model: SentenceTransformer) -> Fragment:
     if any(isinstance(module, LayerAlignment) for module in model):
         tensors["exit_layer"] = torch.ones(len(features["attention_mask"]), dtype=torch.long)
     axes = {name: {0: "batch"} if name == "exit_layer" else _TOKENS for name in tensors}
-    graph = trace_graph(TailPiece(model, tuple(tensors)), tensors, axes, OUTPUTS)
+    graph = trace_graph(TailPiece(model, tuple(tensors), layout), tensors, axes, OUTPUTS)
     return cut(graph, [], OUTPUTS)

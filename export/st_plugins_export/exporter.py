@@ -13,6 +13,7 @@ from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.exit_parity import check_exit
 from st_plugins_export.extras import require
+from st_plugins_export.first_output import check_layout
 from st_plugins_export.graph import OPSET, in_float32, plain_copy, with_alignment_of, write_graph
 from st_plugins_export.layout import exit_file, graph_file, write_manifest
 from st_plugins_export.opened import OpenedExport
@@ -32,6 +33,7 @@ def export_onnx(
     sizes: Iterable[tuple[int, int]] | None = None,
     exits: Iterable[str] = (),
     layer_per_text: bool = False,
+    layout: str = "portable",
     tolerance: float = 1e-5,
     show_progress: bool = True,
 ) -> ExportReport:
@@ -50,6 +52,11 @@ def export_onnx(
             which every text leaves at the layer the policy says. It has a third output, ``exit_layer``.
         layer_per_text: Write ``onnx/model_layer_per_text.onnx`` too, which takes one more input, ``layer``: where each
             text shall leave, of the layers an elastic model was trained for.
+        layout: What the first output of every graph, ``last_hidden_state`` (B, T, D), holds; the second one,
+            ``sentence_embedding`` (B, D), is the same either way. ``"portable"``: the sentence embedding, repeated
+            at each token, so that a consumer which pools tokens by itself, by mean, CLS or last token and whatever the
+            model does, gets the vectors of the model. ``"tokens"``: what the transformer gave for each token; a
+            consumer then has to know the pooling, dense layers and all else that follow.
         tolerance: Largest absolute difference from torch, in any coordinate of any probe.
         show_progress: Show a bar over the steps.
 
@@ -59,6 +66,7 @@ def export_onnx(
     Raises:
         UnsupportedModelError: If the pipeline cannot be exported; the message names what stands in the way.
         SizeError: If a size does not exist.
+        ValueError: If there is no such layout.
         ExitError: If an exit policy does not exist, or was calibrated for other weights.
         UntrainedSizeError: If the model was not trained for a layer to leave at.
         ParityError: If a graph and torch disagree.
@@ -75,6 +83,7 @@ def export_onnx(
     """
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
+    check_layout(layout)
     check_exportable(model)
     model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))
@@ -82,7 +91,7 @@ def export_onnx(
     target = Path(folder)
     steps = tqdm(total=2 * len(wanted) + 2 * len(leaving), desc="Export", unit="step", disable=not show_progress)
     with staged_folder(target) as staged, steps:
-        seconds = _write(model, staged, wanted, leaving, tolerance, steps)
+        seconds = _write(model, staged, wanted, leaving, layout, tolerance, steps)
         opened = OpenedExport(staged)
         size_reports = []
         for size in opened.manifest.sizes:
@@ -102,6 +111,7 @@ def _write(
     folder: Path,
     wanted: list[tuple[int, int]],
     leaving: list[WantedExit],
+    layout: str,
     tolerance: float,
     steps: tqdm,
 ) -> dict[str, float]:
@@ -116,14 +126,14 @@ def _write(
         started = time.perf_counter()
         is_full = (layer, dim) == wanted[0]
         name = graph_file(layer, dim, is_full=is_full)
-        graph = write_graph(full if is_full else plain_copy(model, layer=layer, dim=dim), folder / name)
+        graph = write_graph(full if is_full else plain_copy(model, layer=layer, dim=dim), folder / name, layout)
         identity = st_plugins.fingerprint(model) if is_full else st_plugins.fingerprint(model, layer=layer, dim=dim)
         dims = trained_dims(model, [layer], dim)
         sizes.append(ExportedSize(layer, dim, is_full, name, graph.nodes, identity, dims))
         seconds[name] = time.perf_counter() - started
         steps.update()
-    exits = _write_exits(model, full, folder, leaving, seconds, steps)
-    write_sidecars(full, folder)
+    exits = _write_exits(model, full, folder, leaving, layout, seconds, steps)
+    write_sidecars(full, folder, layout)
     write_manifest(
         folder,
         sizes=tuple(sizes),
@@ -136,6 +146,7 @@ def _write(
         tolerance=tolerance,
         libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},
         exits=exits,
+        layout=layout,
         probes=tuple(Probe(*pair) for pair in zip(texts, expected.tolist(), strict=True)),
     )
     return seconds
@@ -146,6 +157,7 @@ def _write_exits(
     full: SentenceTransformer,
     folder: Path,
     leaving: Sequence[WantedExit],
+    layout: str,
     seconds: dict[str, float],
     steps: tqdm,
 ) -> tuple[ExportedExit, ...]:
@@ -155,7 +167,7 @@ def _write_exits(
     for wanted in leaving:
         started = time.perf_counter()
         name = exit_file(wanted.name)
-        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy)
+        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy, layout)
         identity = policy = None
         if wanted.policy is not None:
             identity = st_plugins.fingerprint(model, exit=wanted.policy.name)

@@ -19,6 +19,7 @@ from st_plugins.errors import ExportError
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, LayerAlignment
 from st_plugins_export.extras import require
+from st_plugins_export.first_output import first_output
 from st_plugins_export.padded_static import with_padded_inputs
 
 OPSET = 17
@@ -46,6 +47,7 @@ class PipelineGraph(nn.Module):
     Args:
         model: Transformer first, or what :func:`~st_plugins_export.padded_static.with_padded_inputs` gives.
         inputs: Names of the tensors, in the order in which ``forward`` gets them.
+        layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
 
     Example:
         >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
@@ -55,14 +57,15 @@ class PipelineGraph(nn.Module):
         (torch.Size([2, 5, 384]), torch.Size([2, 384]))
     """
 
-    def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...]) -> None:
+    def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...], layout: str = "portable") -> None:
         super().__init__()
         self.stages = nn.ModuleList(model.children())
         self.inputs = inputs
+        self.layout = layout
         self.truncate_dim = model.truncate_dim
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors (B, T) in, token embeddings (B, T, D) and sentence embeddings (B, dim) out."""
+        """Tensors (B, T) in, the first output (B, T, D) and sentence embeddings (B, dim) out."""
         features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
         first, *others = self.stages
         features = first(features)
@@ -70,7 +73,8 @@ class PipelineGraph(nn.Module):
         for module in others:
             features = module(features)
         # sentence-transformers cuts behind the last module, and does not normalise again.
-        return token_embeddings, features["sentence_embedding"][:, : self.truncate_dim]
+        sentence_embedding = features["sentence_embedding"][:, : self.truncate_dim]
+        return first_output(self.layout, token_embeddings, sentence_embedding), sentence_embedding
 
 
 def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> SentenceTransformer:
@@ -155,12 +159,13 @@ def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) 
     return plain
 
 
-def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
+def write_graph(model: SentenceTransformer, file: Path, layout: str = "portable") -> WrittenGraph:
     """Trace a plain model and write it as one ONNX file, batch and sequence dynamic.
 
     Args:
         model: From :func:`plain_copy`.
         file: Where to.
+        layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
 
     Returns:
         WrittenGraph: What is in it.
@@ -175,9 +180,9 @@ def write_graph(model: SentenceTransformer, file: Path) -> WrittenGraph:
     network = getattr(model[0], "auto_model", None)
     try:
         with eager_attention(network):
-            pipeline = PipelineGraph(model, tuple(features))
+            pipeline = PipelineGraph(model, tuple(features), layout)
             graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS)
-        _name_widths(graph, model)
+        _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
         onnx.checker.check_model(graph)
         onnx.save(graph, file)
     except Exception as error:  # torch and onnx raise whatever comes up
@@ -248,8 +253,12 @@ def trace_graph(
     return require("onnx", extra="onnx").load_from_string(file.getvalue())
 
 
-def _name_widths(graph: Any, model: SentenceTransformer) -> None:
+def first_width(model: SentenceTransformer, layout: str) -> int:
+    """Width of the first output."""
+    return model[0].get_embedding_dimension() if layout == "tokens" else model.get_embedding_dimension()
+
+
+def _name_widths(graph: Any, widths: tuple[int, int]) -> None:
     """Servers size their buffers by the declared shapes, and the trace leaves the last ones open."""
-    widths = (model[0].get_embedding_dimension(), model.get_embedding_dimension())
     for output, width in zip(graph.graph.output, widths, strict=True):
         output.type.tensor_type.shape.dim[-1].dim_value = width

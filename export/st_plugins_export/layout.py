@@ -29,6 +29,8 @@ from st_plugins_export.entries import (
 
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
+# What the first output holds, see ``first_output.py``.
+LAYOUTS = ("portable", "tokens")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Manifest:
         libraries: Versions that wrote the folder.
         probes: Texts to check any other reader with.
         exits: The graphs in which texts leave at layers of their own.
+        layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
     """
 
     sizes: tuple[ExportedSize, ...]
@@ -62,6 +65,7 @@ class Manifest:
     libraries: dict[str, str]
     probes: tuple[Probe, ...]
     exits: tuple[ExportedExit, ...] = ()
+    layout: str = "tokens"
 
     @property
     def full(self) -> ExportedSize:
@@ -71,7 +75,7 @@ class Manifest:
     @classmethod
     def from_json(cls, entries: dict[str, Any]) -> Self:
         """Build one from parsed JSON, checking every type a reader relies on."""
-        entries = {"exits": [], **entries}
+        entries = {"exits": [], "layout": "tokens", **entries}
         expect_keys(cls, entries)
         sizes = tuple(parse_size(entry) for entry in expect(entries["sizes"], list, "sizes"))
         if [size.is_full for size in sizes].count(True) != 1:
@@ -80,6 +84,11 @@ class Manifest:
             for value in expect(entries[name], dict, name).values():
                 expect(value, str, name)
         expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
+        if expect(entries["layout"], str, "layout") not in LAYOUTS:
+            raise ManifestError(
+                f"{MANIFEST_FILE} must have one of {LAYOUTS} for 'layout', got {entries['layout']!r}. "
+                "Open it with the st-plugins that wrote it."
+            )
         expect(entries["include_prompt"], bool, "include_prompt")
         expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
         inputs = tuple(expect(name, str, "inputs") for name in expect(entries["inputs"], list, "inputs"))

@@ -92,7 +92,7 @@ class OpenedExport:
         Returns:
             np.ndarray: (B, dim) float32.
         """
-        return self.session(size).run([_OUTPUT], self._inputs(encodings))[0]  # (B, dim)
+        return self.run([_OUTPUT], encodings, size)[0]  # (B, dim)
 
     def embed_with_exits(
         self, encodings: Sequence[Any], exported: ExportedExit, layers: np.ndarray | None = None
@@ -107,11 +107,31 @@ class OpenedExport:
         Returns:
             tuple: (B, dim) float32, and (B,) int64, the layers they left at.
         """
+        embeddings, exit_layer = self.run([_OUTPUT, _EXIT_OUTPUT], encodings, exported, layers)
+        return embeddings, exit_layer
+
+    def run(
+        self,
+        outputs: Sequence[str],
+        encodings: Sequence[Any],
+        graph: ExportedSize | ExportedExit,
+        layers: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Run one batch for any outputs of a graph.
+
+        Args:
+            outputs: Their names.
+            encodings: B results of :meth:`tokenize`.
+            graph: One of ``manifest.sizes`` or ``manifest.exits``.
+            layers: (B,) integers, where each text shall leave; for the graph without a policy.
+
+        Returns:
+            list: One array per name.
+        """
         inputs = self._inputs(encodings)
         if layers is not None:
             inputs[_LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
-        embeddings, exit_layer = self.session(exported).run([_OUTPUT, _EXIT_OUTPUT], inputs)
-        return embeddings, exit_layer
+        return self.session(graph).run(list(outputs), inputs)
 
     def _inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         side = self._padding["direction"]

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from st_plugins.errors import ParityError
 from st_plugins_export.entries import ExportedSize
 from st_plugins_export.exit_parity import check_exit
+from st_plugins_export.first_output import check_repeated, check_tokens
 from st_plugins_export.graph import in_float32, plain_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import token_batches
@@ -86,6 +87,10 @@ def check_size(
                 "or raise the tolerance if you can live with the difference."
             )
         worst = max(worst, difference)
+    if opened.manifest.layout == "tokens":
+        check_tokens(plain, opened, size, tolerance=tolerance)
+    else:
+        check_repeated(opened, size)
     file = opened.folder / size.file
     seconds = time.perf_counter() - started
     return SizeReport(size.layer, size.dim, size.file, file.stat().st_size, size.nodes, worst, seconds)

@@ -1,7 +1,10 @@
 """Writes the files beside the graphs, so that other readers of ONNX folders find what they look for.
 
 Old and new readers disagree about names, so what both need is written twice: pooling options in the old and the new
-spelling, module classes under the paths that every release of sentence-transformers knows.
+spelling, module classes under the paths that every release of sentence-transformers knows, sizes of the network under
+the names that servers ask for.
+
+The modules are those that are left to do: applied to ``last_hidden_state`` they give the vectors of the model.
 """
 
 import copy
@@ -14,7 +17,7 @@ import sentence_transformers
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 
 from st_plugins import modules as our_modules
@@ -31,24 +34,29 @@ _POOLING_FLAGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+# Those that text-embeddings-inference knows, and that leave a repeated vector as it is.
+_COMMON_POOLINGS = ("mean", "cls", "lasttoken")
+_SERVER_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 # What a tokenizer remembers of the file it came from. ``max_length`` among it makes fastembed cut texts too early.
 _STALE_TOKENIZER_KEYS = frozenset(
     {"is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy"}
 )
 
 
-def write_sidecars(model: SentenceTransformer, folder: Path) -> None:
+def write_sidecars(model: SentenceTransformer, folder: Path, layout: str = "portable") -> None:
     """Write everything but graphs and manifest.
 
     Args:
         model: A plain model at full size; its tokenizer keeps the padding and truncation written here.
         folder: Exists already.
+        layout: What the first output of the graphs holds, see :func:`~st_plugins_export.export_onnx`.
     """
     if isinstance(model[0], StaticEmbedding):
         _write_static(with_padded_inputs(model)[0], folder)
     else:
         _write_transformer(model[0], folder)
-    _write_modules(model, folder)
+    is_left = layout == "portable" and not isinstance(model[0], StaticEmbedding)
+    _write_modules(_modules_left(model) if is_left else list(model.named_children()), folder)
     settings = {
         "__version__": library_versions(),
         "prompts": model.prompts,
@@ -62,13 +70,13 @@ def write_sidecars(model: SentenceTransformer, folder: Path) -> None:
 
 def _write_transformer(transformer: Transformer, folder: Path) -> None:
     _write_tokenizer(transformer.tokenizer, folder)
-    config = copy.deepcopy(transformer.auto_model.config)
-    config.architectures = [type(transformer.auto_model).__name__]
-    config.save_pretrained(folder)
-    _write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": token_limit(transformer.tokenizer), "do_lower_case": transformer.do_lower_case},
-    )
+    _write_config(transformer, folder)
+    limit = token_limit(transformer.tokenizer)
+    if limit is not None:  # text-embeddings-inference takes the file for damaged if it names no limit
+        _write_json(
+            folder / "sentence_bert_config.json",
+            {"max_seq_length": limit, "do_lower_case": transformer.do_lower_case},
+        )
 
 
 def _write_static(static: PaddedStaticEmbedding, folder: Path) -> None:
@@ -127,9 +135,37 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
     _write_json(folder / "special_tokens_map.json", tokenizer.special_tokens_map)
 
 
-def _write_modules(model: SentenceTransformer, folder: Path) -> None:
+def _write_config(transformer: Transformer, folder: Path) -> None:
+    network = transformer.auto_model
+    config = copy.deepcopy(network.config)
+    config.architectures = [type(network).__name__]
+    config.pad_token_id = transformer.tokenizer.pad_token_id  # text-embeddings-inference pads with it
+    config.save_pretrained(folder)
+    file = folder / "config.json"
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    for name in _SERVER_SIZES:
+        size = getattr(config, name, None)  # DistilBERT and others answer to these names, but write their own
+        if size is None and name == "max_position_embeddings":
+            size = token_limit(transformer.tokenizer)  # T5 has no positions that could run out
+        if size is not None:
+            entries.setdefault(name, size)
+    _write_json(file, entries)
+
+
+def _modules_left(model: SentenceTransformer) -> list[tuple[str, Any]]:
+    """What is left to do with a vector repeated at each token: to pool it, by any rule that every reader knows."""
+    first, *behind = model.children()
+    modes = [module.pooling_mode for module in behind if isinstance(module, Pooling)]
+    mode = modes[0] if modes and modes[0] in _COMMON_POOLINGS else "mean"
+    modules = [first, Pooling(model.get_embedding_dimension(), mode)]
+    if isinstance(behind[-1], Normalize) and model.truncate_dim is None:
+        modules.append(behind[-1])  # changes nothing, and says that the vectors have unit length
+    return [(str(index), module) for index, module in enumerate(modules)]
+
+
+def _write_modules(modules: list[tuple[str, Any]], folder: Path) -> None:
     entries = []
-    for index, (name, module) in enumerate(model.named_children()):
+    for index, (name, module) in enumerate(modules):
         kind = type(module).__name__ if index or isinstance(module, StaticEmbedding) else "Transformer"
         path = f"{index}_{kind}" if index else ""
         package = type(module).__module__ if index and hasattr(our_modules, kind) else _LEGACY_PACKAGE

@@ -109,7 +109,7 @@ def test_the_tail_pools_and_leaves_zeros_in_place_of_padding(plain, texts):
     features = {name: copied.preprocess(texts)[name] for name in traced_features(copied)}
     tokens = torch.randn(*features["attention_mask"].shape, 32)
     states, vectors = run(
-        trace_tail(copied), ["last_hidden_state", "sentence_embedding"], **features, token_embeddings=tokens
+        trace_tail(copied, "tokens"), ["last_hidden_state", "sentence_embedding"], **features, token_embeddings=tokens
     )
     mask = features["attention_mask"][..., None].numpy()
     np.testing.assert_array_equal(states, tokens.numpy() * mask)

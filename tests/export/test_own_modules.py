@@ -72,7 +72,7 @@ def test_latent_attention_is_folded_and_the_given_model_is_not(tmp_path):
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_folder_opens_with_our_loader_too(pooling, tmp_path, texts):
     model = build(tmp_path / "model", pooling)
-    export_onnx(model, tmp_path / "out", show_progress=False)
+    export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
     kind = type(model[1].fold() if pooling == "latent" else model[1])
     entries = json.loads((tmp_path / "out" / "modules.json").read_text())
     assert entries[1]["type"] == f"{kind.__module__}.{kind.__name__}"
