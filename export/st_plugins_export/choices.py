@@ -98,3 +98,17 @@ def cut(embeddings: np.ndarray, dim: int) -> np.ndarray:
     """First ``dim`` coordinates of each row of (B, D), as unit vectors (B, dim); a zero row stays zero."""
     embeddings = embeddings[:, :dim]
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+
+
+def check_finite(embeddings: np.ndarray, places: np.ndarray) -> None:
+    """Refuse vectors (B, D), of the texts at ``places`` (B,), that hold NaN or infinity.
+
+    Raises:
+        InputError: With the first position.
+    """
+    is_finite = np.isfinite(embeddings).all(axis=1)
+    if not is_finite.all():
+        raise InputError(
+            f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}. Leave it out, "
+            "and check the model's weights: one bad number in them is enough."
+        )

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 from tqdm import tqdm
 
 import st_plugins
@@ -20,6 +22,7 @@ from st_plugins_export.opened import OpenedExport
 from st_plugins_export.parity import check_size
 from st_plugins_export.probes import probe_texts
 from st_plugins_export.report import ExportReport
+from st_plugins_export.routed import export_routes
 from st_plugins_export.sidecars import library_versions, token_limit, write_sidecars
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable, includes_prompt
@@ -42,7 +45,8 @@ def export_onnx(
     Transformer, pooling, dense layers, truncation and normalization become one graph per size: token ids in, sentence
     vectors out. Every graph is compared with torch before the folder appears; if one differs, or anything else
     fails, the target stays as it was. The graph computes in float32; a model in half precision is exported as
-    ``model.float()`` would be, fingerprint included.
+    ``model.float()`` would be, fingerprint included. Of a Router each route becomes an export of its own, in a folder
+    of the route's name.
 
     Args:
         model: Plain or elastic; left as it is.
@@ -84,6 +88,17 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
     check_layout(layout)
+    if isinstance(model[0], Router):
+        export = partial(
+            export_onnx,
+            sizes=sizes,
+            exits=exits,
+            layer_per_text=layer_per_text,
+            layout=layout,
+            tolerance=tolerance,
+            show_progress=show_progress,
+        )
+        return export_routes(model, Path(folder), export)
     check_exportable(model)
     model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))

@@ -144,9 +144,25 @@ def read_manifest(folder: Path) -> Manifest:
         >>> read_manifest(Path("minilm-onnx")).full.dim
         384
     """
+    entries = read_entries(folder)
+    if "routes" in entries:
+        raise ManifestError(
+            f"{folder} is the export of a Router, which holds one export for each route, {list(entries['routes'])}. "
+            "Open one of those."
+        )
+    return Manifest.from_json(entries)
+
+
+def read_entries(folder: Path) -> dict[str, Any]:
+    """The parsed manifest of a folder, of this format version.
+
+    Raises:
+        ManifestError: If it is missing, damaged or of another format version.
+        UnsafeModelError: If it is a link.
+    """
     if not folder.is_dir():
         raise ManifestError(f"{folder} must be a folder that export_onnx wrote, and there is no such folder.")
-    content = _checked_path(folder, MANIFEST_FILE).read_bytes()
+    content = checked_path(folder, MANIFEST_FILE).read_bytes()
     try:
         entries = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -157,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder / MANIFEST_FILE} must have format version {FORMAT_VERSION}, got {version!r}. "
             "Open it with the st-plugins that wrote it, or export the model again."
         )
-    return Manifest.from_json(entries)
+    return entries
 
 
 def read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
@@ -177,7 +193,7 @@ def read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
     """
     if name not in manifest.files:
         raise ManifestError(f"{MANIFEST_FILE} must list {name} under 'files', and does not. Export the model again.")
-    content = _checked_path(folder, name).read_bytes()
+    content = checked_path(folder, name).read_bytes()
     if _sha256(content) != manifest.files[name]:
         raise ManifestError(
             f"{folder / name} is not the file that was exported (its SHA-256 differs from {MANIFEST_FILE}). "
@@ -186,8 +202,13 @@ def read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
     return content
 
 
-def _checked_path(folder: Path, name: str) -> Path:
-    """The path of a file inside the folder that no link leads to."""
+def checked_path(folder: Path, name: str) -> Path:
+    """The path of a file inside the folder that no link leads to.
+
+    Raises:
+        ManifestError: If there is no such file.
+        UnsafeModelError: If it is, or lies behind, a symbolic or hard link, or outside the folder.
+    """
     parts = PurePosixPath(name).parts
     is_windows_path = bool(PureWindowsPath(name).drive or "\\" in name)
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\0" in name or is_windows_path:

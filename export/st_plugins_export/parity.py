@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 
 from st_plugins.errors import ParityError
 from st_plugins_export.entries import ExportedSize
@@ -15,6 +17,7 @@ from st_plugins_export.graph import in_float32, plain_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import token_batches
 from st_plugins_export.report import ExportReport, SizeReport
+from st_plugins_export.routed import check_routes
 
 
 def check_parity(
@@ -43,6 +46,8 @@ def check_parity(
         >>> check_parity(model, "minilm-onnx").max_difference < 1e-6
         True
     """
+    if isinstance(model[0], Router):
+        return check_routes(model, Path(folder), partial(check_parity, texts=texts, tolerance=tolerance))
     opened = OpenedExport(Path(folder))
     model = in_float32(model)
     sizes = [check_size(model, opened, size, texts, tolerance=tolerance) for size in opened.manifest.sizes]

@@ -9,10 +9,11 @@ import numpy as np
 
 from st_plugins.errors import ExitError, InputError
 from st_plugins_export.batches import plan_batches
-from st_plugins_export.choices import check_positive, checked_layers, cut, find_exit, find_size
+from st_plugins_export.choices import check_finite, check_positive, checked_layers, cut, find_exit, find_size
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
+from st_plugins_export.routes import read_routes
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,13 @@ class OnnxEncoder:
         if threads is not None:
             check_positive("threads", threads)
         self._token_budget = token_budget
-        self._opened = OpenedExport(Path(folder), providers=providers, threads=threads)
+        self._routes = read_routes(Path(folder))
+        home = Path(folder) if self._routes is None else Path(folder) / self._routes.default_route
+        self._opened = OpenedExport(home, providers=providers, threads=threads)
         self._manifest = self._opened.manifest
+        options: dict[str, Any] = {"providers": providers, "threads": threads, "token_budget": token_budget}
+        others = () if self._routes is None else self._routes.others
+        self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -88,7 +94,7 @@ class OnnxEncoder:
     @property
     def fingerprint(self) -> str:
         """Identity of the vectors at full size; equals ``st_plugins.fingerprint`` of the model that was exported."""
-        return self._manifest.full.fingerprint
+        return self._manifest.full.fingerprint if self._routes is None else self._routes.fingerprint
 
     @property
     def max_seq_length(self) -> int | None:
@@ -145,7 +151,7 @@ class OnnxEncoder:
         else:
             raise ExitError(f"exit decides the layer of each text: leave layer out, got {exit=} and {layer=}.")
         complete = with_prompt(texts, resolve_prompt(self._manifest, prompt, prompt_name))
-        embeddings, _ = self._encode(complete, graph, dim, None, batch_size, show_progress_bar)
+        embeddings = self._encode(complete, graph, dim, None, batch_size, show_progress_bar)[0]
         return embeddings[0] if isinstance(texts, str) else embeddings
 
     def encode_with_exits(
@@ -201,7 +207,7 @@ class OnnxEncoder:
         show_progress_bar: bool = False,
     ) -> np.ndarray:
         """:meth:`encode` with the prompt ``"query"``, if the model has it and no other is given; else the same."""
-        return self.encode(
+        return self._for_task("query").encode(
             texts,
             layer=layer,
             exit=exit,
@@ -227,7 +233,7 @@ class OnnxEncoder:
         """:meth:`encode` with the first of the prompts ``"document"``, ``"passage"``, ``"corpus"`` the model has, if no
         other is given; else the same.
         """
-        return self.encode(
+        return self._for_task("document").encode(
             texts,
             layer=layer,
             exit=exit,
@@ -237,6 +243,9 @@ class OnnxEncoder:
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
+
+    def _for_task(self, task: str) -> "OnnxEncoder":
+        return self if self._routes is None else self._on_other_routes.get(self._routes.route_of(task), self)
 
     def _encode(
         self,
@@ -248,13 +257,15 @@ class OnnxEncoder:
         show_progress_bar: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (N, dim) and layers of exit (N,), prompts being in the texts; ``layers`` (N,) says where to leave."""
+        from tqdm import tqdm  # comes with tokenizers (through huggingface-hub)
+
         if batch_size is not None:
             check_positive("batch_size", batch_size)
         self._opened.session(graph)  # proves that the graph is this wide before memory is taken for it
         embeddings = np.empty((len(texts), dim), dtype=np.float32)
         exit_layer = np.empty(len(texts), dtype=np.int64) if layers is None else layers.copy()
         truncated = 0
-        with _progress(len(texts), show_progress_bar) as progress:
+        with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as progress:
             for start in range(0, len(texts), _CHUNK):
                 chunk = slice(start, start + _CHUNK)
                 encodings = self._opened.tokenize(texts[chunk], first_position=start)
@@ -281,20 +292,9 @@ class OnnxEncoder:
     ) -> tuple[np.ndarray, np.ndarray | int]:
         """One batch, of the texts at ``places``: vectors (B, dim) and layers of exit."""
         exit_layer: np.ndarray | int
-        if isinstance(graph, ExportedExit):
-            embeddings, exit_layer = self._opened.embed_with_exits(encodings, graph, layers)  # (B, graph.dim), (B,)
+        if isinstance(graph, ExportedExit):  # (B, graph.dim), (B,)
+            embeddings, exit_layer = self._opened.embed_with_exits(encodings, graph, layers)
         else:
             embeddings, exit_layer = self._opened.embed(encodings, graph), graph.layer
-        is_finite = np.isfinite(embeddings).all(axis=1)
-        if not is_finite.all():
-            raise InputError(
-                f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}. Leave it out, "
-                "and check the model's weights: one bad number in them is enough."
-            )
+        check_finite(embeddings, places)
         return embeddings if dim == graph.dim else cut(embeddings, dim), exit_layer
-
-
-def _progress(total: int, is_shown: bool) -> Any:
-    from tqdm import tqdm  # comes with tokenizers (through huggingface-hub)
-
-    return tqdm(total=total, desc="Texts", unit="text", disable=not is_shown)

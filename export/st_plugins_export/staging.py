@@ -8,6 +8,7 @@ from pathlib import Path
 
 from st_plugins.errors import ExportError, ManifestError, UnsafeModelError
 from st_plugins_export.layout import MANIFEST_FILE, file_names, read_manifest
+from st_plugins_export.routes import read_routes
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        known = {*read_manifest(target).files, MANIFEST_FILE}
+        known = _known_files(target)
     except (ManifestError, UnsafeModelError):
         raise ExportError(
             f"{target} must be missing, empty or an earlier export, and it holds something else. Name another folder."
@@ -69,3 +70,11 @@ def _check_replaceable(target: Path) -> None:
             f"{target} is an earlier export, but holds {foreign[0]!r}, which the export did not write and replacing "
             "it would delete. Move that file away, or name another folder."
         )
+
+
+def _known_files(target: Path) -> set[str]:
+    routes = read_routes(target)
+    if routes is None:
+        return {*read_manifest(target).files, MANIFEST_FILE}
+    inside = {f"{name}/{file}" for name in routes.routes for file in _known_files(target / name)}
+    return {*inside, MANIFEST_FILE}

@@ -38,6 +38,7 @@ _REASONS = {
     "WordEmbeddings": "whose tokens are made in Python. StaticEmbedding(tokenizer, embedding_weights) gives their mean",
     "LSTM": "which needs the lengths that only WordEmbeddings gives. Use a Transformer",
     "CNN": "which reads padding, so that a text's vector would depend on its batch. Use a Transformer",
+    "Router": "which must be the first module of a model",
     "CLIPModel": "which reads images. Build a pipeline of its text model alone",
 }
 _ANY_OTHER = "which has not been tried as a graph. Build the pipeline from those"
@@ -96,7 +97,7 @@ def _check_modules(first: Any, others: list[Any]) -> None:
         name = type(first).__name__
         reason = _REASONS.get(name, "which has not been tried as a graph. Start with one of those")
         raise UnsupportedModelError(
-            f"The first module must be a Transformer or a StaticEmbedding, got {name}, {reason}."
+            f"The first module must be a Transformer, a StaticEmbedding or a Router, got {name}, {reason}."
         )
     if isinstance(first, ElasticTransformer):  # what follows becomes plain modules with the size
         others = [module for module in others if type(module) not in (Truncation, LayerAlignment)]

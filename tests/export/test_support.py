@@ -55,8 +55,8 @@ def _changed(change):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_foreign, "must be a Transformer or a StaticEmbedding, got Foreign, which has not been tried"),
-        (_router, "must be a Transformer or a StaticEmbedding, got Router"),
+        (_foreign, "must be a Transformer, a StaticEmbedding or a Router, got Foreign, which has not been tried"),
+        (_router, "must be a Transformer, a StaticEmbedding or a Router, got Router"),
         (_without_pooling, "must have a pooling, got none"),
         (_elastic_without_pooling, "must have a pooling, got none"),
         (
