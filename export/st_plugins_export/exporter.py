@@ -23,6 +23,7 @@ from st_plugins_export.parity import check_size
 from st_plugins_export.probes import probe_texts
 from st_plugins_export.report import ExportReport
 from st_plugins_export.routed import export_routes
+from st_plugins_export.serving import describe, write_serving
 from st_plugins_export.sidecars import library_versions, token_limit, write_sidecars
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable, includes_prompt
@@ -149,6 +150,9 @@ def _write(
         steps.update()
     exits = _write_exits(model, full, folder, leaving, layout, seconds, steps)
     write_sidecars(full, folder, layout)
+    limit = token_limit(full.tokenizer)
+    description = describe(full, layout, inputs=graph.inputs, max_seq_length=limit, fingerprint=sizes[0].fingerprint)
+    write_serving(folder, description)
     write_manifest(
         folder,
         sizes=tuple(sizes),
@@ -156,7 +160,7 @@ def _write(
         prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
         include_prompt=includes_prompt(model),
-        max_seq_length=token_limit(full.tokenizer),
+        max_seq_length=limit,
         opset=OPSET,
         tolerance=tolerance,
         libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},

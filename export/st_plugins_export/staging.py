@@ -64,7 +64,8 @@ def _check_replaceable(target: Path) -> None:
         raise ExportError(
             f"{target} must be missing, empty or an earlier export, and it holds something else. Name another folder."
         ) from None
-    foreign = sorted(set(file_names(target)) - known)
+    # Python leaves compiled files beside the code in serving/ when a server runs it.
+    foreign = sorted(name for name in set(file_names(target)) - known if "__pycache__" not in name)
     if foreign:
         raise ExportError(
             f"{target} is an earlier export, but holds {foreign[0]!r}, which the export did not write and replacing "

@@ -44,6 +44,15 @@ def test_an_earlier_export_comes_back_if_the_new_one_cannot_be_moved(damaged):
     assert [path.name for path in damaged.parent.iterdir()] == ["damaged"]
 
 
+def test_what_python_left_beside_the_code_of_servers_is_not_in_the_way(damaged):
+    compiled = damaged / "serving" / "__pycache__" / "text_embedder.cpython-311.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"")
+    with staged_folder(damaged) as staged:
+        (staged / "file").write_text("done")
+    assert [path.name for path in damaged.iterdir()] == ["file"]
+
+
 def test_a_block_that_fails_leaves_no_folder(tmp_path):
     def fail(target):
         with staged_folder(target) as staged:
