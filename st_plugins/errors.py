@@ -11,6 +11,7 @@
     ├── ExportError(RuntimeError)          an ONNX export failed; nothing was written
     │   └── ParityError                    ... because the graph and the model disagree
     ├── ManifestError(ValueError)          an exported folder is incomplete or was changed
+    ├── ProviderError(ValueError)          hardware for ONNX that is not installed, or does not start
     ├── InputError(ValueError)             texts that cannot be embedded
     ├── IndexMismatchError(ValueError)     an index and an embedding model that do not belong together
     └── MissingExtraError(ImportError)     an optional dependency is not installed
@@ -68,6 +69,10 @@ class ParityError(ExportError):
 
 class ManifestError(StPluginsError, ValueError):
     """An exported folder is incomplete, or was changed after the export."""
+
+
+class ProviderError(StPluginsError, ValueError):
+    """An execution provider of ONNX Runtime that is not installed, or does not start; nothing else takes its place."""
 
 
 class InputError(StPluginsError, ValueError):

@@ -1,6 +1,7 @@
 """Arranges tokenized texts into batches that waste little padding. Pure numpy."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -33,24 +34,43 @@ def plan_batches(lengths: Sequence[int], token_budget: int, batch_size: int | No
         start += rows
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, *, side: str) -> np.ndarray:
+def token_mask(lengths: Sequence[int], *, side: str) -> np.ndarray:
+    """Where the tokens of each row are, and where the gaps.
+
+    Args:
+        lengths: Tokens of each of B rows.
+        side: Where the gaps are: ``"right"`` or ``"left"``.
+
+    Returns:
+        np.ndarray: (B, T) bool, T the largest length.
+
+    Example:
+        >>> token_mask([3, 1], side="left").tolist()
+        [[True, True, True], [False, False, True]]
+    """
+    positions = np.arange(max(lengths))  # (T,)
+    if side == "left":
+        positions = positions[::-1]
+    return positions < np.asarray(lengths)[:, None]
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, mask: np.ndarray) -> np.ndarray:
     """Rows of different length as one array.
 
     Args:
         rows: B rows of integers.
         value: Fills the gaps.
-        side: Where they are: ``"right"`` or ``"left"``.
+        mask: (B, T), their :func:`token_mask`.
 
     Returns:
-        np.ndarray: (B, T) int64, T the length of the longest row.
+        np.ndarray: (B, T) int64.
 
     Example:
-        >>> pad([[1, 2, 3], [4]], 0, side="left").tolist()
+        >>> pad([[1, 2, 3], [4]], 0, token_mask([3, 1], side="left")).tolist()
         [[1, 2, 3], [0, 0, 4]]
     """
-    longest = max(len(row) for row in rows)
-    result = np.full((len(rows), longest), value, dtype=np.int64)  # (B, T)
-    for target, row in zip(result, rows, strict=True):
-        start = longest - len(row) if side == "left" else 0
-        target[start : start + len(row)] = row
+    if len(rows) == 1:
+        return np.array(rows, dtype=np.int64)
+    result = np.full(mask.shape, value, dtype=np.int64)  # (B, T)
+    result[mask] = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
     return result

@@ -3,26 +3,19 @@
 Needs numpy, tokenizers and onnxruntime.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from st_plugins.errors import InputError, ManifestError
-from st_plugins_export.batches import pad
+from st_plugins_export.batches import pad, token_mask
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
 from st_plugins_export.layout import TOKENIZER_FILE, read_manifest, read_verified
-
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_OUTPUT = "sentence_embedding"
-_EXIT_OUTPUT = "exit_layer"
-_LAYER_INPUT = "layer"
-# No file can lie below a device.
-_NOWHERE = os.devnull
+from st_plugins_export.providers import Provider
+from st_plugins_export.sessions import EXIT_OUTPUT, LAYER_INPUT, OUTPUT, Sessions
 
 
 class OpenedExport:
@@ -30,14 +23,14 @@ class OpenedExport:
 
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote.
-        providers: ONNX Runtime execution providers in order of preference; None for the CPU.
+        providers: See :func:`~st_plugins_export.providers.wanted_providers`.
         threads: Threads one batch may use; None leaves it to ONNX Runtime (all cores).
 
     Raises:
         MissingExtraError: If onnxruntime or tokenizers is not installed.
         ManifestError: If the folder is incomplete or was changed.
         UnsafeModelError: If it contains links or leads out of itself.
-        ValueError: If a provider is not part of the installed onnxruntime.
+        ProviderError: If a provider is not part of the installed onnxruntime.
 
     Example:
         >>> opened = OpenedExport(Path("minilm-onnx"))
@@ -45,18 +38,27 @@ class OpenedExport:
         (1, 384)
     """
 
-    def __init__(self, folder: Path, *, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
-        self._onnxruntime = require("onnxruntime", extra="onnx")
-        self._providers = self._checked_providers(providers)
-        self._threads = threads
-        self.folder = folder.absolute()  # graphs are opened later, perhaps from another working directory
+    def __init__(
+        self, folder: Path, *, providers: str | Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
+        require("onnxruntime", extra="onnx")
         self.manifest = read_manifest(folder)
+        self.folder = folder.absolute()
         self._tokenizer = _open_tokenizer(read_verified(folder, TOKENIZER_FILE, self.manifest))
         # The file carries the padding of the model; texts are padded here, after they were sorted.
         self._padding = self._tokenizer.padding
         self._tokenizer.no_padding()
-        self._sessions: dict[str, Any] = {}
-        self._lock = Lock()
+        self._has_plain_types = _has_plain_types(self._tokenizer, self._padding)
+        self._sessions = Sessions(folder, self.manifest, providers=providers, threads=threads)
+
+    @property
+    def provider(self) -> Provider:
+        """What the graphs run on."""
+        return self._sessions.providers[0]
+
+    def session(self, graph: ExportedSize | ExportedExit) -> Any:
+        """See :meth:`st_plugins_export.sessions.Sessions.session`."""
+        return self._sessions.session(graph)
 
     def tokenize(self, texts: Sequence[str], *, first_position: int = 0) -> list[Any]:
         """Tokens of each text, special tokens included, cut to the model's length, not padded.
@@ -92,7 +94,7 @@ class OpenedExport:
         Returns:
             np.ndarray: (B, dim) float32.
         """
-        return self.run([_OUTPUT], encodings, size)[0]  # (B, dim)
+        return self.run([OUTPUT], encodings, size)[0]  # (B, dim)
 
     def embed_with_exits(
         self, encodings: Sequence[Any], exported: ExportedExit, layers: np.ndarray | None = None
@@ -107,7 +109,7 @@ class OpenedExport:
         Returns:
             tuple: (B, dim) float32, and (B,) int64, the layers they left at.
         """
-        embeddings, exit_layer = self.run([_OUTPUT, _EXIT_OUTPUT], encodings, exported, layers)
+        embeddings, exit_layer = self.run([OUTPUT, EXIT_OUTPUT], encodings, exported, layers)
         return embeddings, exit_layer
 
     def run(
@@ -128,82 +130,32 @@ class OpenedExport:
         Returns:
             list: One array per name.
         """
-        inputs = self._inputs(encodings)
+        inputs = self.inputs(encodings)
         if layers is not None:
-            inputs[_LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
-        return self.session(graph).run(list(outputs), inputs)
+            inputs[LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
+        return self._sessions.run(graph, outputs, inputs)
 
-    def _inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
-        side = self._padding["direction"]
-        tensors = {
-            "input_ids": pad([encoding.ids for encoding in encodings], self._padding["pad_id"], side=side),
-            "attention_mask": pad([encoding.attention_mask for encoding in encodings], 0, side=side),
-            "token_type_ids": pad(
-                [encoding.type_ids for encoding in encodings], self._padding["pad_type_id"], side=side
-            ),
-        }  # each (B, T)
-        return {name: tensors[name] for name in self.manifest.inputs}
-
-    def session(self, graph: ExportedSize | ExportedExit) -> Any:
-        """The onnxruntime session of a graph, opened and checked on first use.
+    def inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
+        """What every graph takes, padded to the longest text.
 
         Args:
-            graph: One of ``manifest.sizes`` or ``manifest.exits``.
+            encodings: B results of :meth:`tokenize`.
 
         Returns:
-            onnxruntime.InferenceSession: Gives vectors of ``graph.dim`` numbers.
-
-        Raises:
-            ManifestError: If the graph is not the one that was exported, or not what the manifest says it is.
-            UnsafeModelError: If it is a link or lies outside the folder.
+            dict: ``manifest.inputs``, each (B, T) int64.
         """
-        with self._lock:
-            if graph.file not in self._sessions:
-                self._sessions[graph.file] = self._open(graph)
-            return self._sessions[graph.file]
-
-    def _open(self, graph: ExportedSize | ExportedExit) -> Any:
-        content = read_verified(self.folder, graph.file, self.manifest)
-        options = self._onnxruntime.SessionOptions()
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        # Waiting threads would otherwise burn the cores that other sessions and the tokenizer need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Our graphs hold their weights. One that names a file outside itself finds an empty place, not your disk.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
-        try:
-            session = self._onnxruntime.InferenceSession(content, options, providers=self._providers)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ManifestError(
-                f"onnxruntime {self._onnxruntime.__version__} cannot open {self.folder / graph.file}: {error}"
-            ) from error
-        self._check_signature(session, graph)
-        return session
-
-    def _check_signature(self, session: Any, graph: ExportedSize | ExportedExit) -> None:
-        inputs = tuple(tensor.name for tensor in session.get_inputs())
-        outputs = {tensor.name: tensor.shape[-1] for tensor in session.get_outputs()}
-        expected = self.manifest.inputs
-        is_complete = set(expected) <= set(_INPUTS)
-        if isinstance(graph, ExportedExit):
-            expected = expected if graph.name is not None else (*expected, _LAYER_INPUT)
-            is_complete = is_complete and _EXIT_OUTPUT in outputs
-        if inputs != expected or outputs.get(_OUTPUT) != graph.dim or not is_complete:
-            raise ManifestError(
-                f"{self.folder / graph.file} must turn {expected} into {_OUTPUT!r} of width {graph.dim}, "
-                f"it turns {inputs} into {outputs}. Export the model again."
-            )
-
-    def _checked_providers(self, providers: Sequence[str] | None) -> list[str]:
-        available = self._onnxruntime.get_available_providers()
-        wanted = ["CPUExecutionProvider"] if providers is None else list(providers)
-        missing = [provider for provider in wanted if provider not in available]
-        if missing:
-            raise ValueError(
-                f"providers must be among those of the installed onnxruntime, {available}, got {missing[0]!r}. "
-                "For CUDA install st-plugins[onnx-gpu] in place of st-plugins[onnx]."
-            )
-        return wanted
+        mask = token_mask([len(encoding) for encoding in encodings], side=self._padding["direction"])
+        tensors = {
+            "input_ids": pad([encoding.ids for encoding in encodings], self._padding["pad_id"], mask),
+            "attention_mask": mask.astype(np.int64),
+        }
+        if "token_type_ids" in self.manifest.inputs:
+            if self._has_plain_types:
+                tensors["token_type_ids"] = np.zeros(mask.shape, dtype=np.int64)
+            else:
+                types = [encoding.type_ids for encoding in encodings]
+                tensors["token_type_ids"] = pad(types, self._padding["pad_type_id"], mask)
+        return {name: tensors[name] for name in self.manifest.inputs}
 
 
 def _open_tokenizer(content: bytes) -> Any:
@@ -215,6 +167,12 @@ def _open_tokenizer(content: bytes) -> Any:
     if tokenizer.padding is None:
         raise ManifestError(f"{TOKENIZER_FILE} must say how to pad, and does not. Export the model again.")
     return tokenizer
+
+
+def _has_plain_types(tokenizer: Any, padding: dict[str, Any]) -> bool:
+    """Whether all token types are 0. A single text gets them from the tokenizer's template, whatever it says."""
+    encoding = tokenizer.encode("a")
+    return len(encoding) > 0 and not any(encoding.type_ids) and padding["pad_type_id"] == 0
 
 
 def _check_unicode(text: str, position: int) -> None:

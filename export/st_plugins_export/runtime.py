@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from st_plugins.errors import ExitError, InputError
-from st_plugins_export.batches import plan_batches
-from st_plugins_export.choices import check_finite, check_positive, checked_layers, cut, find_exit, find_size
+from st_plugins_export.choices import check_positive, checked_layers, find_exit, find_size
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
+from st_plugins_export.providers import CPU
 from st_plugins_export.routes import read_routes
+from st_plugins_export.text_run import encode_texts
+from st_plugins_export.workers import cores
 
 logger = logging.getLogger(__name__)
 
-# Texts in memory as tokens at once; large enough that sorting them by length leaves almost no padding.
-_CHUNK = 8192
+# While one batch runs on the device, the other is put together.
+_WORKERS_OF_A_DEVICE = 2
 
 
 class OnnxEncoder:
@@ -29,21 +31,30 @@ class OnnxEncoder:
     of exported vectors to dims the model was trained for.
 
     A text longer than ``max_seq_length`` tokens is cut, as in sentence-transformers; each call that cut any says how
-    many in one warning of the logger ``st_plugins_export.runtime``. One encoder may serve many threads.
+    many in one warning of the logger ``st_plugins_export.runtime``. One encoder may serve many threads, and goes on
+    working in a forked process. That process has to end as ``multiprocessing`` ends its own, by ``os._exit``, as
+    onnxruntime 1.31 hangs in ``sys.exit``. CUDA does not survive a fork; spawn processes instead.
+
+    The batches of a call run side by side, each on one core, which is faster than one batch on all cores, and needs no
+    second copy of the weights. A graph is read when its size or exit is first asked for, and stays in memory, about as
+    large as its file.
 
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote. Every file is compared with the manifest before it is
             used; the graph of a size is opened when the size is first asked for.
-        providers: ONNX Runtime execution providers in order of preference; None for the CPU.
-        threads: Threads one batch may use; None leaves it to ONNX Runtime (all cores).
-        token_budget: Tokens per batch, padding included. The default 512 keeps a batch in a CPU core's cache; raise it
-            for a GPU, which has more to do at once.
+        providers: Where to run: "cpu", "cuda", "cuda:1", any execution provider of ONNX Runtime, or several in order of
+            preference. None for the CPU. The first must start, or the first call fails: nothing falls back silently.
+        threads: Batches of one call that run at the same time; None for one per core, and two on a GPU, so that it need
+            not wait for the host.
+        token_budget: Tokens per batch, padding included; None for 512 on the CPU, which stay in a core's cache, and
+            16,384 on a GPU.
 
     Raises:
         MissingExtraError: If onnxruntime or tokenizers is not installed.
         ManifestError: If the folder is incomplete or was changed.
         UnsafeModelError: If it contains links or leads out of itself.
-        ValueError: If a provider is not part of the installed onnxruntime, or a number is not positive.
+        ProviderError: If a provider is not part of the installed onnxruntime.
+        ValueError: If a number is not positive.
 
     Example:
         >>> encoder = OnnxEncoder("minilm-onnx")
@@ -55,18 +66,19 @@ class OnnxEncoder:
         self,
         folder: str | Path,
         *,
-        providers: Sequence[str] | None = None,
+        providers: str | Sequence[str] | None = None,
         threads: int | None = None,
-        token_budget: int = 512,
+        token_budget: int | None = None,
     ) -> None:
-        check_positive("token_budget", token_budget)
-        if threads is not None:
-            check_positive("threads", threads)
-        self._token_budget = token_budget
+        for name, value in (("token_budget", token_budget), ("threads", threads)):
+            if value is not None:
+                check_positive(name, value)
         self._routes = read_routes(Path(folder))
         home = Path(folder) if self._routes is None else Path(folder) / self._routes.default_route
-        self._opened = OpenedExport(home, providers=providers, threads=threads)
+        self._opened = OpenedExport(home, providers=providers, threads=1)
         self._manifest = self._opened.manifest
+        self._token_budget = token_budget or self._opened.provider.token_budget
+        self._workers = threads or (cores() if self._opened.provider.name == CPU else _WORKERS_OF_A_DEVICE)
         options: dict[str, Any] = {"providers": providers, "threads": threads, "token_budget": token_budget}
         others = () if self._routes is None else self._routes.others
         self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
@@ -257,44 +269,21 @@ class OnnxEncoder:
         show_progress_bar: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (N, dim) and layers of exit (N,), prompts being in the texts; ``layers`` (N,) says where to leave."""
-        from tqdm import tqdm  # comes with tokenizers (through huggingface-hub)
-
         if batch_size is not None:
             check_positive("batch_size", batch_size)
-        self._opened.session(graph)  # proves that the graph is this wide before memory is taken for it
-        embeddings = np.empty((len(texts), dim), dtype=np.float32)
-        exit_layer = np.empty(len(texts), dtype=np.int64) if layers is None else layers.copy()
-        truncated = 0
-        with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as progress:
-            for start in range(0, len(texts), _CHUNK):
-                chunk = slice(start, start + _CHUNK)
-                encodings = self._opened.tokenize(texts[chunk], first_position=start)
-                truncated += sum(1 for encoding in encodings if encoding.overflowing)
-                for rows in plan_batches([len(encoding) for encoding in encodings], self._token_budget, batch_size):
-                    places = start + rows
-                    batch = [encodings[row] for row in rows]
-                    asked = None if layers is None else layers[places]
-                    embeddings[places], exit_layer[places] = self._run(batch, places, graph, dim, asked)
-                    progress.update(len(rows))
-        if truncated:
+        embeddings, exit_layer, cut_texts = encode_texts(
+            self._opened,
+            texts,
+            graph,
+            dim,
+            layers,
+            token_budget=self._token_budget,
+            batch_size=batch_size,
+            workers=self._workers,
+            show_progress_bar=show_progress_bar,
+        )
+        if cut_texts:
             logger.warning(
-                "%d of %d texts have more than %s tokens and were cut.", truncated, len(texts), self.max_seq_length
+                "%d of %d texts have more than %s tokens and were cut.", cut_texts, len(texts), self.max_seq_length
             )
         return embeddings, exit_layer
-
-    def _run(
-        self,
-        encodings: list[Any],
-        places: np.ndarray,
-        graph: ExportedSize | ExportedExit,
-        dim: int,
-        layers: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray | int]:
-        """One batch, of the texts at ``places``: vectors (B, dim) and layers of exit."""
-        exit_layer: np.ndarray | int
-        if isinstance(graph, ExportedExit):  # (B, graph.dim), (B,)
-            embeddings, exit_layer = self._opened.embed_with_exits(encodings, graph, layers)
-        else:
-            embeddings, exit_layer = self._opened.embed(encodings, graph), graph.layer
-        check_finite(embeddings, places)
-        return embeddings if dim == graph.dim else cut(embeddings, dim), exit_layer

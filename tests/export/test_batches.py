@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from st_plugins_export.batches import pad, plan_batches
+from st_plugins_export.batches import pad, plan_batches, token_mask
 
 
 def test_batches_hold_every_text_once_and_keep_the_budget():
@@ -15,6 +16,15 @@ def test_batches_hold_every_text_once_and_keep_the_budget():
     assert list(plan_batches([], 512, None)) == []
 
 
-def test_padding_goes_to_the_side_it_is_told():
-    assert pad([[1, 2, 3], [4]], 9, side="right").tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert pad([[1, 2, 3], [4]], 9, side="left").tolist() == [[1, 2, 3], [9, 9, 4]]
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_goes_to_the_side_it_is_told(side):
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 5):
+        rows = [generator.integers(10, 99, size=size).tolist() for size in generator.integers(1, 7, size=count)]
+        longest = max(map(len, rows))
+        gaps = [[9] * (longest - len(row)) for row in rows]
+        expected = [gap + row if side == "left" else row + gap for gap, row in zip(gaps, rows, strict=True)]
+        mask = token_mask([len(row) for row in rows], side=side)
+        assert pad(rows, 9, mask).tolist() == expected
+        assert (pad(rows, 9, mask) != 9).tolist() == mask.tolist()
+        assert pad(rows, 9, mask).dtype == np.int64

@@ -32,20 +32,29 @@ def test_a_text_without_tokens_is_refused(build, tmp_path):
         OnnxEncoder(tmp_path / "out").encode(["a", ""])
 
 
-def test_sessions_use_as_many_threads_as_told_and_do_not_spin(exported):
-    encoder = OnnxEncoder(exported, threads=1)
-    encoder.encode("a")
-    session = encoder._opened.session(encoder._manifest.full)
-    assert session is encoder._opened.session(encoder._manifest.full)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sessions_use_as_many_threads_as_told_and_do_not_spin(exported, threads):
+    opened = OpenedExport(exported, threads=threads)
+    session = opened.session(opened.manifest.full)
+    assert session is opened.session(opened.manifest.full)
     options = session.get_session_options()
-    assert options.intra_op_num_threads == 1
+    assert options.intra_op_num_threads == threads
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_a_provider_that_is_not_installed_is_refused(exported):
-    with pytest.raises(ValueError, match=r"providers must be among .* got 'MoonExecutionProvider'.*onnx-gpu"):
-        OnnxEncoder(exported, providers=["CPUExecutionProvider", "MoonExecutionProvider"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_inputs_are_padded_as_the_tokenizer_of_the_model_pads(build, tmp_path, side):
+    model = build(padding_side=side)
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    opened = OpenedExport(tmp_path / "out")
+    assert opened._has_plain_types
+    for texts in (["a"], ["a", "the weather is lovely", "cats"]):
+        expected = {key: value.tolist() for key, value in model.preprocess(texts).items() if hasattr(value, "tolist")}
+        for has_plain_types in (True, False):
+            opened._has_plain_types = has_plain_types
+            found = opened.inputs(opened.tokenize(texts))
+            assert {name: array.tolist() for name, array in found.items()} == expected
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])

@@ -52,7 +52,7 @@ def test_any_sequence_of_strings_is_taken(encoder):
 def test_more_texts_than_are_tokenized_at_once(encoder, monkeypatch, capsys):
     texts = ["cats", "a", "the weather", "sleep", "b"]
     expected = encoder.encode(texts)
-    monkeypatch.setattr("st_plugins_export.runtime._CHUNK", 2)
+    monkeypatch.setattr("st_plugins_export.text_run._CHUNK", 2)
     assert_close(encoder.encode(texts, show_progress_bar=True), expected)
     assert "5/5" in capsys.readouterr().err
     with pytest.raises(InputError, match="position 3 is not valid Unicode"):
@@ -178,7 +178,7 @@ def test_threads_may_share_an_encoder(exported, texts):
         found = list(pool.map(lambda job: encoder.encode(job[1], **job[0]), jobs))
     for vectors, wanted in zip(found, expected, strict=True):
         assert_close(vectors, wanted)
-    assert len(encoder._opened._sessions) == 2
+    assert len(encoder._opened._sessions._opened) == 2
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,86 @@
+"""Sessions: opened once, on what was asked for, and again after a fork."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from st_plugins_export import OnnxEncoder
+from st_plugins_export.layout import read_manifest
+from st_plugins_export.opened import OpenedExport
+from st_plugins_export.sessions import OUTPUT, Sessions, _run_bound
+
+FORKS = """
+import os, sys, threading
+sys.path[:0] = [".", "export"]
+import numpy as np
+from st_plugins_export.runtime import OnnxEncoder
+encoder = OnnxEncoder(sys.argv[1], threads=2)
+texts = ["cats sleep", "a", "the weather"] * 20
+expected = encoder.encode(texts, batch_size=4)
+held, forked = threading.Event(), threading.Event()
+def hold():
+    with encoder._opened._sessions._lock:
+        held.set()
+        forked.wait()
+threading.Thread(target=hold).start()
+held.wait()  # the child inherits a lock that nobody will release
+child = os.fork()
+if child == 0:
+    same = np.allclose(encoder.encode(texts, batch_size=4), expected, atol=1e-6)
+    os._exit(0 if same else 3)
+forked.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), np.allclose(encoder.encode(texts), expected, atol=1e-6))
+"""
+
+
+@pytest.fixture
+def sessions(exported):
+    return Sessions(exported, read_manifest(exported))
+
+
+def test_a_graph_is_opened_when_first_used_and_once(sessions, exported):
+    full, small = read_manifest(exported).sizes
+    assert sessions._opened == {}
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: id(sessions.session(full)), range(16)))) == 1
+    assert list(sessions._opened) == [full.file]
+    assert sessions.session(small) is not sessions.session(full)
+
+
+def test_bound_tensors_give_the_same_vectors(exported):
+    opened = OpenedExport(exported)
+    inputs = opened.inputs(opened.tokenize(["cats sleep", "a"]))
+    session = opened.session(opened.manifest.full)
+    bound = _run_bound(session, [OUTPUT], inputs, "cpu", 0)
+    assert len(bound) == 1
+    np.testing.assert_array_equal(bound[0], opened.embed(opened.tokenize(["cats sleep", "a"]), opened.manifest.full))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_goes_on_with_sessions_of_its_own(exported):
+    run = subprocess.run([sys.executable, "-c", FORKS, str(exported)], capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == ["0", "True"], run.stderr
+
+
+def test_two_hundred_calls_at_once_equal_one_after_the_other(exported):
+    encoder, threads_before = OnnxEncoder(exported, threads=2), threading.active_count()
+    generator = np.random.default_rng(0)
+    words = ["cats", "sleep", "the", "weather", "naïve", "of"]
+    jobs = []
+    for number in range(200):
+        texts = [
+            " ".join(generator.choice(words, size=size)) for size in generator.integers(1, 20, size=number % 7 + 1)
+        ]
+        options = ({}, {"layer": 2, "truncate_dim": 16}, {"prompt_name": "query"}, {"batch_size": 2})[number % 4]
+        jobs.append((texts, options))
+    expected = [encoder.encode(texts, **options) for texts, options in jobs]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda job: encoder.encode(job[0], **job[1]), jobs))
+    for vectors, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(vectors, wanted, atol=1e-6, rtol=0)
+    assert threading.active_count() == threads_before
