@@ -8,6 +8,8 @@ from pathlib import Path
 from st_plugins.errors import StPluginsError
 from st_plugins_export.layout import LAYOUTS
 
+_EXTERNAL_DATA: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -48,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what last_hidden_state holds: the sentence embedding at each token, right whoever pools it (portable, "
         "the default), or what the transformer gave (tokens)",
     )
+    parser.add_argument(
+        "--external-data",
+        choices=tuple(_EXTERNAL_DATA),
+        default="auto",
+        help="weights in one file beside the graphs, which all sizes share; auto (the default): only over 2 GiB",
+    )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
     options = parser.parse_args(arguments)
     import st_plugins  # only now: it takes seconds, and --help needs none of it
@@ -62,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             exits=options.exits,
             layer_per_text=options.layer_per_text,
             layout=options.layout,
+            external_data=_EXTERNAL_DATA[options.external_data],
             tolerance=options.tolerance,
         )
     except (StPluginsError, OSError) as error:

@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from st_plugins.errors import ExportError, StPluginsError
 from st_plugins.exit_policies import ExitPolicy
 from st_plugins_export.exit_pieces import trace_score, trace_stages, trace_tail
+from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, place
 from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
@@ -34,6 +35,7 @@ def write_exit_graph(
     layers: tuple[int, ...],
     policy: ExitPolicy | None,
     layout: str = "portable",
+    writer: GraphWriter | None = None,
 ) -> WrittenGraph:
     """Write a plain model as one ONNX file with exits; batch and sequence are dynamic.
 
@@ -48,6 +50,7 @@ def write_exit_graph(
         policy: Which texts leave where. None: at the first exit that is not below the number in one more input,
             ``layer`` (B,).
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
+        writer: Saves the graphs of this export; None for one of its own.
 
     Returns:
         WrittenGraph: What is in it.
@@ -56,11 +59,9 @@ def write_exit_graph(
         UnsupportedModelError: If the architecture cannot be cut at its layers.
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
-    onnx = require("onnx", extra="onnx")
     try:
         graph = ExitGraph(model, layers, policy, layout).build()
-        onnx.checker.check_model(graph)
-        onnx.save(graph, file)
+        (writer or GraphWriter(file.parent)).save(graph, file)
     except StPluginsError:
         raise
     except Exception as error:  # torch and onnx raise whatever comes up

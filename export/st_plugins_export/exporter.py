@@ -14,6 +14,7 @@ import st_plugins
 from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.exit_parity import check_exit
+from st_plugins_export.external_data import GraphWriter, announce_external_data, check_external_data
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import check_layout
 from st_plugins_export.graph import OPSET, in_float32, plain_copy, with_alignment_of, write_graph
@@ -38,6 +39,7 @@ def export_onnx(
     exits: Iterable[str] = (),
     layer_per_text: bool = False,
     layout: str = "portable",
+    external_data: bool | str = "auto",
     tolerance: float = 1e-5,
     show_progress: bool = True,
 ) -> ExportReport:
@@ -62,6 +64,9 @@ def export_onnx(
             at each token, so that a consumer which pools tokens by itself, by mean, CLS or last token and whatever the
             model does, gets the vectors of the model. ``"tokens"``: what the transformer gave for each token; a
             consumer then has to know the pooling, dense layers and all else that follow.
+        external_data: Where the weights go. True: into one file, ``onnx/model.onnx_data``, which all graphs share, so
+            that sizes and exits add almost nothing to the folder. False: into each graph, which servers that take one
+            file need. ``"auto"``: into each graph, unless that exceeds the 2 GiB that one holds.
         tolerance: Largest absolute difference from torch, in any coordinate of any probe.
         show_progress: Show a bar over the steps.
 
@@ -71,11 +76,12 @@ def export_onnx(
     Raises:
         UnsupportedModelError: If the pipeline cannot be exported; the message names what stands in the way.
         SizeError: If a size does not exist.
-        ValueError: If there is no such layout.
+        ValueError: If there is no such layout, or no such choice of ``external_data``.
         ExitError: If an exit policy does not exist, or was calibrated for other weights.
         UntrainedSizeError: If the model was not trained for a layer to leave at.
         ParityError: If a graph and torch disagree.
-        ExportError: If the target holds something else, the weights exceed 2 GiB, or ONNX cannot express the model.
+        ExportError: If the target holds something else or cannot be written, ONNX cannot express the model, or its
+            weights exceed 2 GiB and shall not lie beside the graph.
         MissingExtraError: If onnx or onnxruntime is not installed.
 
     Example:
@@ -89,6 +95,7 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
     check_layout(layout)
+    check_external_data(external_data)
     if isinstance(model[0], Router):
         export = partial(
             export_onnx,
@@ -96,18 +103,20 @@ def export_onnx(
             exits=exits,
             layer_per_text=layer_per_text,
             layout=layout,
+            external_data=external_data,
             tolerance=tolerance,
             show_progress=show_progress,
         )
         return export_routes(model, Path(folder), export)
-    check_exportable(model)
+    check_exportable(model, external_data=external_data)
     model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))
     leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
     target = Path(folder)
     steps = tqdm(total=2 * len(wanted) + 2 * len(leaving), desc="Export", unit="step", disable=not show_progress)
     with staged_folder(target) as staged, steps:
-        seconds = _write(model, staged, wanted, leaving, layout, tolerance, steps)
+        writer = GraphWriter(staged, external_data=external_data)
+        seconds = _write(model, staged, wanted, leaving, layout, tolerance, writer, steps)
         opened = OpenedExport(staged)
         size_reports = []
         for size in opened.manifest.sizes:
@@ -129,6 +138,7 @@ def _write(
     leaving: list[WantedExit],
     layout: str,
     tolerance: float,
+    writer: GraphWriter,
     steps: tqdm,
 ) -> dict[str, float]:
     """Write all files; returns the seconds that each graph took, by its name."""
@@ -142,14 +152,17 @@ def _write(
         started = time.perf_counter()
         is_full = (layer, dim) == wanted[0]
         name = graph_file(layer, dim, is_full=is_full)
-        graph = write_graph(full if is_full else plain_copy(model, layer=layer, dim=dim), folder / name, layout)
+        plain = full if is_full else plain_copy(model, layer=layer, dim=dim)
+        graph = write_graph(plain, folder / name, layout, writer)
         identity = st_plugins.fingerprint(model) if is_full else st_plugins.fingerprint(model, layer=layer, dim=dim)
         dims = trained_dims(model, [layer], dim)
         sizes.append(ExportedSize(layer, dim, is_full, name, graph.nodes, identity, dims))
         seconds[name] = time.perf_counter() - started
         steps.update()
-    exits = _write_exits(model, full, folder, leaving, layout, seconds, steps)
+    exits = _write_exits(model, full, folder, leaving, layout, writer, seconds, steps)
     write_sidecars(full, folder, layout)
+    if writer.beside:
+        announce_external_data(folder)
     limit = token_limit(full.tokenizer)
     description = describe(full, layout, inputs=graph.inputs, max_seq_length=limit, fingerprint=sizes[0].fingerprint)
     write_serving(folder, description)
@@ -166,6 +179,7 @@ def _write(
         libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},
         exits=exits,
         layout=layout,
+        external_data=writer.beside,
         probes=tuple(Probe(*pair) for pair in zip(texts, expected.tolist(), strict=True)),
     )
     return seconds
@@ -177,6 +191,7 @@ def _write_exits(
     folder: Path,
     leaving: Sequence[WantedExit],
     layout: str,
+    writer: GraphWriter,
     seconds: dict[str, float],
     steps: tqdm,
 ) -> tuple[ExportedExit, ...]:
@@ -186,7 +201,7 @@ def _write_exits(
     for wanted in leaving:
         started = time.perf_counter()
         name = exit_file(wanted.name)
-        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy, layout)
+        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy, layout, writer)
         identity = policy = None
         if wanted.policy is not None:
             identity = st_plugins.fingerprint(model, exit=wanted.policy.name)

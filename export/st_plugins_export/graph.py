@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import st_plugins
 from st_plugins.errors import ExportError
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, LayerAlignment
+from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import first_output
 from st_plugins_export.padded_static import with_padded_inputs
@@ -159,13 +160,16 @@ def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) 
     return plain
 
 
-def write_graph(model: SentenceTransformer, file: Path, layout: str = "portable") -> WrittenGraph:
+def write_graph(
+    model: SentenceTransformer, file: Path, layout: str = "portable", writer: GraphWriter | None = None
+) -> WrittenGraph:
     """Trace a plain model and write it as one ONNX file, batch and sequence dynamic.
 
     Args:
         model: From :func:`plain_copy`.
         file: Where to.
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
+        writer: Saves the graphs of this export; None for one of its own.
 
     Returns:
         WrittenGraph: What is in it.
@@ -173,7 +177,6 @@ def write_graph(model: SentenceTransformer, file: Path, layout: str = "portable"
     Raises:
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
-    onnx = require("onnx", extra="onnx")
     model = with_padded_inputs(model)
     features = traced_features(model)
     axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
@@ -183,8 +186,7 @@ def write_graph(model: SentenceTransformer, file: Path, layout: str = "portable"
             pipeline = PipelineGraph(model, tuple(features), layout)
             graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS)
         _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
-        onnx.checker.check_model(graph)
-        onnx.save(graph, file)
+        (writer or GraphWriter(file.parent)).save(graph, file)
     except Exception as error:  # torch and onnx raise whatever comes up
         raise ExportError(f"{type(network or model[0]).__name__} could not be written as ONNX: {error}") from error
     return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input))
@@ -231,8 +233,9 @@ def trace_graph(
     Returns:
         onnx.ModelProto: With its weights.
     """
-    file = BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    onnx = require("onnx", extra="onnx")
+    # Through a file: what is larger than 2 GiB comes in several.
+    with TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         # Tracing exports several times faster than torch.export and its graphs run faster on CPUs. What a trace may get
         # wrong is caught by the parity check over other batches and lengths.
         for message in ("You are using the legacy TorchScript", "The feature will be removed"):
@@ -243,14 +246,14 @@ def trace_graph(
         torch.onnx.export(
             module.eval(),
             tuple(tensors.values()),
-            file,
+            str(Path(scratch, "graph.onnx")),
             dynamo=False,
             opset_version=OPSET,
             input_names=list(tensors),
             output_names=list(outputs),
             dynamic_axes=axes,
         )
-    return require("onnx", extra="onnx").load_from_string(file.getvalue())
+        return onnx.load(Path(scratch, "graph.onnx"))
 
 
 def first_width(model: SentenceTransformer, layout: str) -> int:

@@ -9,8 +9,9 @@ This file needs neither torch nor numpy.
 
 import hashlib
 import json
+import mmap
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
@@ -51,6 +52,7 @@ class Manifest:
         probes: Texts to check any other reader with.
         exits: The graphs in which texts leave at layers of their own.
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
+        external_data: The file with the weights of a graph, by the graph's name, where they lie beside it.
     """
 
     sizes: tuple[ExportedSize, ...]
@@ -66,6 +68,7 @@ class Manifest:
     probes: tuple[Probe, ...]
     exits: tuple[ExportedExit, ...] = ()
     layout: str = "tokens"
+    external_data: dict[str, str] = field(default_factory=dict)
 
     @property
     def full(self) -> ExportedSize:
@@ -75,12 +78,12 @@ class Manifest:
     @classmethod
     def from_json(cls, entries: dict[str, Any]) -> Self:
         """Build one from parsed JSON, checking every type a reader relies on."""
-        entries = {"exits": [], "layout": "tokens", **entries}
+        entries = {"exits": [], "layout": "tokens", "external_data": {}, **entries}
         expect_keys(cls, entries)
         sizes = tuple(parse_size(entry) for entry in expect(entries["sizes"], list, "sizes"))
         if [size.is_full for size in sizes].count(True) != 1:
             raise ManifestError(f"{MANIFEST_FILE} must name exactly one full size. Export the model again.")
-        for name in ("files", "prompts", "libraries"):
+        for name in ("files", "prompts", "libraries", "external_data"):
             for value in expect(entries[name], dict, name).values():
                 expect(value, str, name)
         expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
@@ -90,6 +93,8 @@ class Manifest:
                 "Open it with the st-plugins that wrote it."
             )
         expect(entries["include_prompt"], bool, "include_prompt")
+        expect(entries["opset"], int, "opset")
+        expect(entries["tolerance"], (int, float), "tolerance")
         expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
         inputs = tuple(expect(name, str, "inputs") for name in expect(entries["inputs"], list, "inputs"))
         probes = tuple(parse_probe(entry) for entry in expect(entries["probes"], list, "probes"))
@@ -117,11 +122,12 @@ def write_manifest(folder: Path, **entries: Any) -> Manifest:
     Returns:
         Manifest: What was written.
     """
-    files = {name: _sha256((folder / name).read_bytes()) for name in file_names(folder)}
+    files = {name: _sha256_of(folder / name) for name in file_names(folder)}
     manifest = Manifest(files=files, **entries)
     content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
-    if not manifest.exits:
-        del content["exits"]  # then a release without exits can read it
+    for name in ("exits", "external_data"):
+        if not content[name]:
+            del content[name]  # then a release that does not know them can read it
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
@@ -191,15 +197,46 @@ def read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
         ManifestError: If the file is not in the manifest, missing, or changed.
         UnsafeModelError: If it is, or lies behind, a symbolic or hard link, or outside the folder.
     """
+    _check_listed(name, manifest)
+    content = checked_path(folder, name).read_bytes()
+    _check_digest(folder, name, manifest, content)
+    return content
+
+
+def map_verified(folder: Path, name: str, manifest: Manifest) -> mmap.mmap | bytes:
+    """:func:`read_verified` for a large file, which is mapped into memory and not read at once.
+
+    Args:
+        folder: The export.
+        name: As in the manifest.
+        manifest: Read from the same folder.
+
+    Returns:
+        mmap.mmap: Use this; or b"" for an empty file, which cannot be mapped.
+
+    Raises:
+        ManifestError, UnsafeModelError: As :func:`read_verified`.
+    """
+    _check_listed(name, manifest)
+    path = checked_path(folder, name)
+    with path.open("rb") as file:
+        is_empty = path.stat().st_size == 0
+        content = b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _check_digest(folder, name, manifest, content)
+    return content
+
+
+def _check_listed(name: str, manifest: Manifest) -> None:
     if name not in manifest.files:
         raise ManifestError(f"{MANIFEST_FILE} must list {name} under 'files', and does not. Export the model again.")
-    content = checked_path(folder, name).read_bytes()
-    if _sha256(content) != manifest.files[name]:
+
+
+def _check_digest(folder: Path, name: str, manifest: Manifest, content: bytes | mmap.mmap) -> None:
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise ManifestError(
             f"{folder / name} is not the file that was exported (its SHA-256 differs from {MANIFEST_FILE}). "
             "Copy the folder again, or export the model again."
         )
-    return content
 
 
 def checked_path(folder: Path, name: str) -> Path:
@@ -232,5 +269,6 @@ def file_names(folder: Path) -> list[str]:
     )
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _sha256_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()  # a part at a time

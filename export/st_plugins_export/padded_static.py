@@ -34,9 +34,8 @@ class PaddedStaticEmbedding(nn.Module):
         >>> words = Tokenizer(models.WordLevel({"cats": 0, "sleep": 1}))
         >>> padded = PaddedStaticEmbedding(StaticEmbedding(words, embedding_weights=torch.tensor([[1.0], [3.0]])))
         >>> ids, mask = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1, 1], [1, 0]])
-        >>> padded({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
-        tensor([[2.],
-                [3.]])
+        >>> padded({"input_ids": ids, "attention_mask": mask})["sentence_embedding"].tolist()
+        [[2.0], [3.0]]
     """
 
     def __init__(self, static: StaticEmbedding) -> None:

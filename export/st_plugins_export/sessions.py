@@ -12,7 +12,7 @@ import numpy as np
 from st_plugins.errors import ManifestError
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
-from st_plugins_export.layout import Manifest, read_verified
+from st_plugins_export.layout import Manifest, map_verified, read_verified
 from st_plugins_export.providers import CUDA, check_started, wanted_providers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -108,8 +108,12 @@ class Sessions:
             options.intra_op_num_threads = self._threads
         # Waiting threads would otherwise burn the cores that other sessions and the tokenizer need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Our graphs hold their weights. One that names a file outside itself finds an empty place, not your disk.
+        # A graph that names a file finds an empty place, not your disk, ...
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+        data_file = self._manifest.external_data.get(graph.file)
+        if data_file is not None:  # ... or this one, which was compared with the manifest and is given from memory.
+            data = map_verified(self._folder, data_file, self._manifest)
+            options.add_external_initializers_from_files_in_memory([Path(data_file).name], [data], [len(data)])
         entries = [provider.entry for provider in self.providers]
         try:
             session = self._onnxruntime.InferenceSession(content, options, providers=entries)

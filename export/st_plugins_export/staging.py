@@ -22,17 +22,20 @@ def staged_folder(target: Path) -> Iterator[Path]:
         Path: A sibling of the target, on the same file system.
 
     Raises:
-        ExportError: If the target holds anything else.
+        ExportError: If the target holds anything else, or something cannot be written.
     """
     target = target.resolve()
     _check_replaceable(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     staged = _sibling(target, "new")
-    staged.mkdir()
     try:
+        staged.mkdir(parents=True)
         yield staged
         _check_replaceable(target)  # an export takes a while: somebody may have put a file there
         _put_in_place(staged, target)
+    except OSError as error:  # no room, no permission
+        raise ExportError(
+            f"{target} could not be written ({error}); it is as it was before. Make room, or name another folder."
+        ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

@@ -27,6 +27,7 @@ from st_plugins.modules import (
     MultiLayerPooling,
     Truncation,
 )
+from st_plugins_export.external_data import MOST_BYTES, too_large
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
@@ -43,22 +44,21 @@ _REASONS = {
 }
 _ANY_OTHER = "which has not been tried as a graph. Build the pipeline from those"
 _DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
-# One protobuf file holds less than 2 GiB; the rest is room for the graph itself.
-_MOST_BYTES = 2**31 - 2**24
 _TEXT_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Options of Transformer that change tokens per call or per task, which a tokenizer file cannot express.
 _TOKEN_OPTIONS = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 
 
-def check_exportable(model: SentenceTransformer) -> None:
+def check_exportable(model: SentenceTransformer, *, external_data: bool | str = "auto") -> None:
     """Refuse a model whose vectors a graph beside a ``tokenizer.json`` could not reproduce.
 
     Args:
         model: Plain or elastic.
+        external_data: As in :func:`~st_plugins_export.export_onnx`.
 
     Raises:
         UnsupportedModelError: With the name of what stands in the way.
-        ExportError: If the weights do not fit into one ONNX file.
+        ExportError: If the weights do not fit into one ONNX file, and shall be in one.
     """
     first, *others = model.children()
     if type(first) is StaticEmbedding:
@@ -80,11 +80,8 @@ def check_exportable(model: SentenceTransformer) -> None:
             "model without quantization, or export model.float()."
         )
     size = sum(4 * parameter.numel() for parameter in model.parameters())  # float32
-    if size > _MOST_BYTES:
-        raise ExportError(
-            f"One ONNX file holds less than 2 GiB of weights, the model has {size / 2**30:.1f} GiB. Export a smaller "
-            "model, for instance st_plugins.bake(model, layer=...); weights beside the graph are not written yet."
-        )
+    if size > MOST_BYTES and external_data is False:
+        raise ExportError(too_large(size))
 
 
 def includes_prompt(model: SentenceTransformer) -> bool:

@@ -172,8 +172,8 @@ def test_a_certificate_travels_with_its_policy(leaving, tmp_path):
 
 
 def test_a_graph_with_exits_that_differs_fails_the_export(leaving, tmp_path, monkeypatch):
-    def higher(model, file, layers, policy, layout):
-        return write_exit_graph(model, file, layers, replace(policy, threshold=2.0), layout)
+    def higher(model, file, layers, policy, *rest):
+        return write_exit_graph(model, file, layers, replace(policy, threshold=2.0), *rest)
 
     monkeypatch.setattr("st_plugins_export.exporter.write_exit_graph", higher)
     with pytest.raises(ParityError, match=r"model_exit_gate\.onnx a text must .* in torch, 1, and leaves at 3: 'a'"):

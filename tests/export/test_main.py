@@ -14,7 +14,9 @@ def saved(elastic, tmp_path_factory):
 
 
 def test_sizes_are_exported_and_reported(saved, tmp_path, capsys):
-    assert main([str(saved), str(tmp_path / "out"), "--size", "2x16", "--size", "1x8"]) == 0
+    arguments = ["--size", "2x16", "--size", "1x8", "--external-data", "yes"]
+    assert main([str(saved), str(tmp_path / "out"), *arguments]) == 0
+    assert (tmp_path / "out" / "onnx" / "model.onnx_data").is_file()
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: 3 sizes, largest difference from torch ")
     assert OnnxEncoder(tmp_path / "out").sizes == ((3, 32), (2, 16), (1, 8))
 

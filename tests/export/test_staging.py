@@ -38,7 +38,7 @@ def test_a_target_that_fills_up_meanwhile_is_kept(tmp_path):
 
 def test_an_earlier_export_comes_back_if_the_new_one_cannot_be_moved(damaged):
     before = sorted(path.name for path in damaged.rglob("*"))
-    with pytest.raises(FileNotFoundError, match="-new"), staged_folder(damaged) as staged:
+    with pytest.raises(ExportError, match="could not be written .*-new"), staged_folder(damaged) as staged:
         staged.rmdir()
     assert sorted(path.name for path in damaged.rglob("*")) == before
     assert [path.name for path in damaged.parent.iterdir()] == ["damaged"]
