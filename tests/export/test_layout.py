@@ -180,3 +180,29 @@ def test_random_damage_to_the_manifest_raises_nothing_else(damaged):
             read_manifest(damaged)
         except StPluginsError:
             pass
+
+
+def test_a_graph_cut_short_is_refused_wherever_it_was_cut(damaged):
+    path = damaged / "onnx" / "model.onnx"
+    content = path.read_bytes()
+    for length in (0, 1, 17, 300, len(content) // 3, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        accept(damaged, "onnx/model.onnx")
+        with pytest.raises(ManifestError, match=r"cannot open .*model\.onnx"):
+            encode(damaged)
+
+
+@pytest.mark.parametrize("dims", [[2**60], [2**31, 2**31], [-1, 4]], ids=str)
+def test_a_weight_that_claims_more_than_it_holds_is_refused(damaged, dims):
+    path = damaged / "onnx" / "model.onnx"
+    graph = onnx.load(path)
+    del graph.graph.initializer[0].dims[:]
+    graph.graph.initializer[0].dims.extend(dims)
+    path.write_bytes(graph.SerializeToString())
+    accept(damaged, "onnx/model.onnx")
+    with pytest.raises(ManifestError, match=r"cannot open .*model\.onnx"):
+        encode(damaged)
+
+
+def test_onnx_itself_is_new_enough_to_stay_in_the_folder():
+    assert tuple(int(part) for part in onnx.__version__.split(".")[:2]) >= (1, 23)

@@ -1,8 +1,13 @@
 """A folder appears whole or not at all."""
 
+import errno
+import signal
+from pathlib import Path
+
 import pytest
 
 from st_plugins.errors import ExportError
+from st_plugins_export import export_onnx
 from st_plugins_export.staging import staged_folder
 
 
@@ -51,6 +56,38 @@ def test_what_python_left_beside_the_code_of_servers_is_not_in_the_way(damaged):
     with staged_folder(damaged) as staged:
         (staged / "file").write_text("done")
     assert [path.name for path in damaged.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_target_as_it_was(damaged, elastic, monkeypatch):
+    before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
+    write_text = Path.write_text
+
+    def full(path, *arguments, **options):
+        if path.name == "modules.json":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ExportError, match=r"could not be written \(.*No space left.*\); it is as it was before"):
+        export_onnx(elastic, damaged, show_progress=False)
+    assert {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()} == before
+    assert [path.name for path in damaged.parent.iterdir()] == ["damaged"]
+
+
+@pytest.mark.parametrize("external_data", [True, False])
+def test_a_graph_that_cannot_be_written_in_full_leaves_nothing(elastic, tmp_path, external_data):
+    resource = pytest.importorskip("resource", reason="a limit on the size of files is an idea of Unix")
+    target = tmp_path / "out"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails, and nobody is killed
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(ExportError, match="File too large|could not be written"):
+            export_onnx(elastic, target, external_data=external_data, show_progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_block_that_fails_leaves_no_folder(tmp_path):
