@@ -1,6 +1,9 @@
-"""Refuses texts that cannot be embedded, by position, before any work starts."""
+"""Refuses texts and documents that cannot be embedded, by position, before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
 
 from st_plugins.errors import InputError
 
@@ -27,7 +30,57 @@ def check_texts(texts: Sequence[str]) -> None:
                 f"Every text must be a str, but the one at position {position} is {type(text).__name__}. "
                 "Leave it out or convert it."
             )
-        if not text.strip():
+        if not is_text(text):
             raise InputError(
                 f"Every text must have a visible character, but the one at position {position} is blank. Leave it out."
             )
+
+
+def is_text(text: Any) -> bool:
+    """Whether it is a str with a visible character."""
+    return isinstance(text, str) and bool(text.strip())
+
+
+def documents_of(
+    texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
+) -> list[Document]:
+    """Documents of texts, their metadata and ids.
+
+    Raises:
+        TypeError, InputError: As :func:`check_texts`.
+        ValueError: If there is not one entry per text.
+
+    Example:
+        >>> documents_of(["A text"], [{"page": 1}], ["7"])
+        [Document(id='7', metadata={'page': 1}, page_content='A text')]
+    """
+    texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | bytes) else texts
+    check_texts(texts)
+    for name, values in (("metadatas", metadatas), ("ids", ids)):
+        if values is not None and len(values) != len(texts):
+            raise ValueError(f"{name} must have one entry per text, got {len(values)} for {len(texts)} texts.")
+    return [
+        Document(text, metadata=metadatas[i] if metadatas else {}, id=ids[i] if ids else None)
+        for i, text in enumerate(texts)
+    ]
+
+
+def check_documents(documents: Iterable[Document], ids: Sequence[str | None] | None = None) -> list[Document]:
+    """The documents as a list, with these ids in place of their own where ids are given.
+
+    Raises:
+        TypeError: If one is no Document.
+        ValueError: If there is not one id per document.
+    """
+    documents = list(documents)
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(
+                f"Every document must be a Document, but the one at position {position} is "
+                f"{type(document).__name__}. Use from_texts or add_texts for texts."
+            )
+    if ids is None:
+        return documents
+    if len(ids) != len(documents):
+        raise ValueError(f"ids must have one entry per document, got {len(ids)} for {len(documents)} documents.")
+    return [document.model_copy(update={"id": own}) for document, own in zip(documents, ids, strict=True)]

@@ -97,7 +97,7 @@ def test_additions_are_found_also_at_a_prefix_searched_before(index, vectors):
 def test_prefixes_do_not_pile_up(index):
     for dim in range(1, 24):
         index.search(np.ones(dim), k=1)
-    assert list(index._rows.prefixes) == [20, 21, 22, 23]
+    assert list(index.state.prefixes) == [20, 21, 22, 23]
 
 
 def test_a_document_without_direction_at_a_prefix_scores_zero():
@@ -124,12 +124,11 @@ def test_documents_without_an_id_get_one_and_originals_stay_apart(vectors):
         ([Document("a")], np.ones(24), ShapeError, r"shape \(texts, width\), got \(24,\)"),
         ([Document("a")], np.full((1, 24), np.nan), InputError, r"position 0 holds NaN"),
         (
-            [Document("a"), Document("b", id="7")],
+            [Document("a", id="x"), Document("b", id="x")],
             np.ones((2, 24)),
             ValueError,
-            r"position 1, '7', is taken\. Give that",
+            r"position 1, 'x', came before\. Give that",
         ),
-        ([Document("a", id="x"), Document("b", id="x")], np.ones((2, 24)), ValueError, r"position 1, 'x', is taken"),
     ],
 )
 def test_a_refused_addition_adds_nothing(index, added, rows, error, message):
@@ -160,3 +159,76 @@ def test_bad_searches_are_refused(index, query, k, error, message):
 
 def test_an_index_says_what_it_holds(index):
     assert repr(index) == "ElasticIndex(50 documents, layer=6, dim=None, width=24)"
+    assert index.made == (6, None, None)
+
+
+def test_a_document_of_the_same_id_takes_the_place_of_the_old_one(index, vectors):
+    index.search(np.ones(5), k=1)  # so that there is a prefix
+    before = index.state
+    assert index.add([Document("new", id="7"), Document("more", id="50")], -vectors[[7, 8]]) == ["7", "50"]
+    assert len(index) == 51
+    assert [document.page_content for document in index.get(["7", "50", "absent", "8"])] == ["new", "more", "text 8"]
+    for dim in (5, 24):
+        assert ids(index.search(-vectors[7][:dim], k=1)) == ["7"]
+    assert before.documents[7].page_content == "text 7"  # a search that runs meanwhile is not disturbed
+
+
+def test_deleted_documents_are_found_no_more(index, vectors):
+    index.search(np.ones(5), k=1)
+    assert index.delete(["3", "absent", "40"]) == 2
+    assert len(index) == 48
+    assert index.get(["3", "4"])[0].id == "4"
+    for dim in (5, 24):
+        found = ids(index.search(vectors[3][:dim], k=99))
+        assert len(found) == 48
+        assert not {"3", "40"} & set(found)
+    assert index.delete([]) == 0
+    index.add(documents(50)[3:4], vectors[3:4])
+    assert ids(index.search(vectors[3], k=1)) == ["3"]
+
+
+def test_what_get_returns_may_be_changed(index):
+    index.get(["0"])[0].metadata["n"] = "changed"
+    assert index.get(["0"])[0].metadata["n"] == 0
+
+
+@pytest.mark.parametrize("dim", [24, 12])
+@pytest.mark.parametrize("only", [None, {"even": True}])
+def test_a_funnel_ranks_in_full_what_the_first_coordinates_choose(index, vectors, dim, only):
+    query = np.random.default_rng(3).standard_normal(dim)
+    rows = [i for i in range(50) if only is None or i % 2 == 0]
+    coarse, fine = cosines(vectors, query[:4]), cosines(vectors[:, :dim], query)
+    short = sorted(rows, key=lambda i: -coarse[i])[:9]
+    expected = sorted(short, key=lambda i: -fine[i])
+    found = index.search(query, k=5, filter=only, shortlist_dim=4, fetch_k=9)
+    assert ids(found) == [str(i) for i in expected[:5]]
+    np.testing.assert_allclose([score for _, score in found], [fine[i] for i in expected[:5]], atol=1e-6)
+    assert expected[:5] != sorted(rows, key=lambda i: -fine[i])[:5]  # at this fetch_k it does miss some
+
+
+def test_a_funnel_is_exact_when_its_shortlist_is_long_or_as_wide_as_the_query(index):
+    query = np.random.default_rng(3).standard_normal(24)
+    exact = index.search(query, k=5)
+    assert index.search(query, k=5, shortlist_dim=4, fetch_k=50) == exact
+    assert index.search(query, k=5, shortlist_dim=24, fetch_k=9) == exact
+    assert len(index.search(query, k=20, shortlist_dim=4, fetch_k=9)) == 20  # never shorter than k
+
+
+def test_diverse_documents_are_the_hosts_choice_among_the_nearest(index, vectors):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = unit[0]
+    nearest = np.argsort(-(unit @ query))[:10]
+    chosen = [0]
+    while len(chosen) < 4:  # maximal marginal relevance, from its definition
+        left = [i for i in range(10) if i not in chosen]
+        chosen.append(
+            max(
+                left,
+                key=lambda i: (
+                    0.3 * unit[nearest[i]] @ query - 0.7 * max(unit[nearest[i]] @ unit[nearest[j]] for j in chosen)
+                ),
+            )
+        )
+    found = index.search_diverse(vectors[0], k=4, fetch_k=10, lambda_mult=0.3)
+    assert [document.id for document in found] == [str(nearest[i]) for i in chosen]
+    assert ElasticIndex(fingerprint="toy/1").search_diverse(np.ones(3), k=2, fetch_k=3, lambda_mult=0.5) == []

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import ConfigurableField
+from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
-from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
+from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever, ElasticVectorStore
 from langchain_st_plugins.index import ElasticIndex
 from st_plugins.errors import ExitError, IndexMismatchError, InputError, SizeError, UntrainedSizeError
 from toy_encoder import exit_layer
@@ -64,7 +66,9 @@ def test_a_smaller_query_searches_the_prefix_of_the_full_documents(retriever, em
 
 def test_a_call_goes_before_bind_before_configurable_before_field_before_embeddings(encoder, embeddings, texts):
     small = embeddings.with_budget(dim=24)
-    retriever = ElasticRetriever(index=ElasticRetriever.from_texts(texts, embeddings).index, embeddings=small, layer=6)
+    retriever = ElasticRetriever(
+        vectorstore=ElasticRetriever.from_texts(texts, embeddings).vectorstore, embeddings=small, layer=6
+    )
 
     def used(runnable, config=None, **kwargs):
         runnable.invoke(QUERY, config, **kwargs)
@@ -86,8 +90,8 @@ def test_configurable_fields_keep_the_documents(retriever):
 
 
 def test_a_narrow_index_is_searched_at_its_own_width(embeddings, texts):
-    narrow = ElasticRetriever.from_texts(texts, embeddings.with_budget(dim=8)).index
-    retriever = ElasticRetriever(index=narrow, embeddings=embeddings, k=1)
+    narrow = ElasticRetriever.from_texts(texts, embeddings.with_budget(dim=8)).vectorstore
+    retriever = ElasticRetriever(vectorstore=narrow, embeddings=embeddings, k=1)
     assert contents(retriever.invoke(QUERY)) == ["a cat hunts at night"]
 
 
@@ -152,16 +156,16 @@ def test_another_model_is_refused_when_the_index_is_opened(retriever, encoder):
     with pytest.raises(
         IndexMismatchError, match=r"differ: fingerprint: index=toy/1, embeddings=toy/2\. Open the index"
     ):
-        ElasticRetriever(index=retriever.index, embeddings=ElasticEmbeddings(encoder=encoder))
+        ElasticRetriever(vectorstore=retriever.vectorstore, embeddings=ElasticEmbeddings(encoder=encoder))
 
 
 @pytest.mark.parametrize("of_embeddings", [True, False])
 def test_queries_wider_than_the_documents_are_refused_when_the_index_is_opened(embeddings, texts, of_embeddings):
-    index = ElasticRetriever.from_texts(texts, embeddings.with_budget(dim=8)).index
+    store = ElasticRetriever.from_texts(texts, embeddings.with_budget(dim=8)).vectorstore
     wide, field = (embeddings.with_budget(dim=16), {}) if of_embeddings else (embeddings, {"dim": 16})
     with pytest.raises(IndexMismatchError, match=r"dim: index=8, embeddings=16"):
-        ElasticRetriever(index=index, embeddings=wide, **field)
-    narrow_enough = ElasticRetriever(index=index, embeddings=embeddings.with_budget(dim=16), dim=4)
+        ElasticRetriever(vectorstore=store, embeddings=wide, **field)
+    narrow_enough = ElasticRetriever(vectorstore=store, embeddings=embeddings.with_budget(dim=16), dim=4)
     assert narrow_enough.invoke(QUERY)
 
 
@@ -176,7 +180,7 @@ def test_a_dim_wider_than_the_new_documents_is_refused(embeddings, texts):
         (("one text",), {}, TypeError, "texts must be a list of str, got str"),
         ((["a", "b"], [{}]), {}, ValueError, "metadatas must have one entry per text, got 1 for 2 texts"),
         ((["a", "b"],), {"ids": ["1"]}, ValueError, "ids must have one entry per text, got 1 for 2 texts"),
-        ((["a", "b"],), {"ids": ["1", "1"]}, ValueError, "position 1, '1', is taken"),
+        ((["a", "b"],), {"ids": ["1", "1"]}, ValueError, "position 1, '1', came before"),
         ((["a", "b"],), {"k": 0}, ValueError, r"k\n.*greater than or equal to 1"),
         ((["a", ""],), {}, InputError, "position 1 is blank"),
     ],
@@ -191,7 +195,7 @@ def test_what_cannot_be_indexed_is_refused_before_anything_is_embedded(
 
 
 def test_texts_in_place_of_documents_are_refused(embeddings):
-    with pytest.raises(TypeError, match=r"position 1 is str\. Use from_texts for texts"):
+    with pytest.raises(TypeError, match=r"position 1 is str\. Use from_texts or add_texts"):
         ElasticRetriever.from_documents([Document("a"), "b"], embeddings)
 
 
@@ -217,6 +221,7 @@ def test_a_run_tells_what_it_used_and_what_it_cost(retriever):
         {
             "user": 1,
             "ls_retriever_name": "elastic",
+            "ls_vector_store_provider": "ElasticVectorStore",
             "ls_embedding_provider": "ElasticEmbeddings",
             "ls_embedding_model": "ToyEncoder",
             "ls_k": 3,
@@ -289,9 +294,77 @@ def test_batches_and_threads_give_what_single_calls_give(retriever, texts):
         assert list(pool.map(invoke, calls)) == serial
 
 
+def test_a_batch_encodes_its_queries_in_one_call(retriever, encoder, texts):
+    expected = [retriever.invoke(text, layer=2) for text in texts]
+    encoder.calls.clear()
+    handler = Recorder()
+    assert retriever.batch(texts, {"max_concurrency": 1, "callbacks": [handler]}, layer=2) == expected
+    assert [(kind, batch) for kind, batch, _ in encoder.calls] == [("query", texts)]
+    assert len(handler.metadata) == len(handler.events) == len(texts)  # each query keeps a run of its own
+    retriever.bind(layer=2).batch(texts)
+    assert len(encoder.calls) == 2
+    configurable = retriever.configurable_fields(layer=ConfigurableField("layer"))
+    assert configurable.batch(texts, {"configurable": {"layer": 2}}) == expected  # one by one, as the host does it
+
+
+async def test_async_batches_do_too(retriever, encoder, texts):
+    expected = [retriever.invoke(text, dim=8) for text in texts]
+    encoder.calls.clear()
+    assert await retriever.abatch(texts, dim=8) == expected
+    assert len(encoder.calls) == 1
+
+
+def test_one_bad_query_of_a_batch_fails_alone(retriever, encoder, texts):
+    good, bad, other = retriever.batch([texts[0], " ", texts[1]], return_exceptions=True)
+    assert isinstance(bad, InputError)
+    assert [good, other] == [retriever.invoke(texts[0]), retriever.invoke(texts[1])]
+    with pytest.raises(UntrainedSizeError, match="got 3"):
+        retriever.batch(texts, layer=3)
+    assert all(isinstance(e, TypeError) for e in retriever.batch(texts, top_k=3, return_exceptions=True))
+
+
+def test_a_store_of_others_is_searched_with_queries_on_a_budget(embeddings, texts):
+    store = InMemoryVectorStore.from_texts(texts, embeddings)  # at full depth
+    retriever = ElasticRetriever(vectorstore=store, k=2, layer=2)
+    query = embeddings.embed_query(QUERY)
+    assert contents(retriever.invoke(QUERY, layer=6)) == contents(store.similarity_search_by_vector(query, k=2))
+    shallow = embeddings.encode([QUERY], kind="query", layer=2)[0].tolist()
+    assert contents(retriever.invoke(QUERY)) == contents(store.similarity_search_by_vector(shallow, k=2))
+    assert retriever.batch(texts)[2][0].page_content == texts[2]
+
+
+def test_a_funnel_may_be_lengthened_per_call(embeddings, texts):
+    funnel = ElasticRetriever.from_texts(texts, embeddings, shortlist_dim=1, k=1, fetch_k=1)
+    exact = ElasticRetriever(vectorstore=ElasticVectorStore(embeddings, index=funnel.vectorstore.index), k=1)
+    assert funnel.invoke(QUERY) != exact.invoke(QUERY)
+    assert funnel.invoke(QUERY, fetch_k=6) == exact.invoke(QUERY)
+
+
+def test_a_store_opened_in_spite_of_a_mismatch_can_be_used(retriever, encoder, tmp_path):
+    retriever.vectorstore.save_local(tmp_path)
+    encoder.fingerprint = "toy/2"
+    renamed = ElasticEmbeddings(encoder=encoder)
+    with pytest.warns(UserWarning, match="fingerprint"):
+        store = ElasticVectorStore.load_local(tmp_path, renamed, on_mismatch="warn")
+    assert ElasticRetriever(vectorstore=store).invoke(QUERY) == retriever.invoke(QUERY)
+
+
+def test_budgets_and_embeddings_that_do_not_fit_are_refused_when_the_retriever_is_made(texts):
+    fake = DeterministicFakeEmbedding(size=6)
+    assert ElasticRetriever.from_texts(texts, fake, k=1, dim=4).invoke(texts[2])[0].page_content == texts[2]
+    with pytest.raises(ValueError, match="layer needs ElasticEmbeddings, got layer=2 for DeterministicFakeEmbedding"):
+        ElasticRetriever.from_texts(texts, fake, layer=2)
+
+    class WithoutEmbeddings(InMemoryVectorStore):
+        embeddings = None
+
+    with pytest.raises(ValueError, match=r"WithoutEmbeddings has no embeddings of its own\. Pass embeddings"):
+        ElasticRetriever(vectorstore=WithoutEmbeddings(fake))
+
+
 def test_an_index_made_by_hand_can_be_searched(embeddings, texts):
     index = ElasticIndex(fingerprint=embeddings.fingerprint)
-    retriever = ElasticRetriever(index=index, embeddings=embeddings, k=1)
+    retriever = ElasticRetriever(vectorstore=ElasticVectorStore(embeddings, index=index), k=1)
     assert retriever.invoke(QUERY) == []
     index.add([Document(text) for text in texts], embeddings.encode(texts))
     assert contents(retriever.invoke(QUERY)) == ["a cat hunts at night"]

@@ -1,10 +1,14 @@
 """LangChain's own suites; they are what users of the interfaces may rely on."""
 
 import pytest
-from langchain_tests.integration_tests import EmbeddingsIntegrationTests, RetrieversIntegrationTests
+from langchain_tests.integration_tests import (
+    EmbeddingsIntegrationTests,
+    RetrieversIntegrationTests,
+    VectorStoreIntegrationTests,
+)
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
+from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever, ElasticVectorStore
 
 
 class _ToyEmbeddings:
@@ -40,8 +44,20 @@ class TestRetriever(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self):
-        return {"index": self.built.index, "embeddings": self.built.embeddings}
+        return {"vectorstore": self.built.vectorstore}
 
     @property
     def retriever_query_example(self):
         return "where does the cat sleep"
+
+
+class TestVectorStore(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self):
+        return ElasticVectorStore(self.get_embeddings())
+
+
+class TestVectorStoreWithAFunnel(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self):
+        return ElasticVectorStore(self.get_embeddings(), shortlist_dim=2, fetch_k=1)
