@@ -74,7 +74,13 @@ EXPECTED = {
         "two_stage_trainer",
     ],
     "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
-    "langchain_st_plugins": ["ElasticEmbeddings", "ElasticRetriever"],
+    "langchain_st_plugins": [
+        "ElasticEmbeddings",
+        "ElasticRetriever",
+        "ElasticVectorStore",
+        "FullDepthReranker",
+        "create_budget_tool",
+    ],
 }
 PUBLIC = [
     (package, name)

@@ -45,6 +45,7 @@ def create_budget_tool(
         SizeError, ExitError, TypeError: If an effort cannot be run.
 
     Example:
+        >>> from langchain_st_plugins import ElasticEmbeddings
         >>> embeddings = ElasticEmbeddings(model="minilm-elastic")
         >>> retriever = ElasticRetriever.from_texts(["Cats purr.", "Banks lend money."], embeddings, k=1)
         >>> efforts = {"fast": {"layer": 3, "dim": 128}, "best": {}}

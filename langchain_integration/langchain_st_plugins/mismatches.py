@@ -30,8 +30,8 @@ def canary_vector(embeddings: Embeddings, made: Budget) -> np.ndarray:
 
     Example:
         >>> from langchain_st_plugins import ElasticEmbeddings
-        >>> canary_vector(ElasticEmbeddings(model="minilm-elastic"), Budget(dim=64)).shape
-        (64,)
+        >>> canary_vector(ElasticEmbeddings(model="minilm-elastic"), Budget(dim=128)).shape
+        (128,)
     """
     return document_vectors(embeddings, [TEXT], made, show_progress=False)[0]
 

@@ -42,6 +42,7 @@ class Search:
         score_key: Where the cosine is put in the metadata, or None.
 
     Example:
+        >>> from langchain_st_plugins import ElasticEmbeddings
         >>> embeddings = ElasticEmbeddings(model="minilm-elastic")
         >>> store = ElasticVectorStore.from_texts(["Cats purr.", "Banks lend money."], embeddings)
         >>> documents, report = Search(store, embeddings, Budget(layer=3), k=1).run("pets", started=0.0)

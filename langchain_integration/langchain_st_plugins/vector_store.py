@@ -47,6 +47,7 @@ class ElasticVectorStore(VectorStore):
         SizeError, ValueError: If ``shortlist_dim`` or ``fetch_k`` is less than 1.
 
     Example:
+        >>> from langchain_st_plugins import ElasticEmbeddings
         >>> embeddings = ElasticEmbeddings(model="minilm-elastic")
         >>> store = ElasticVectorStore.from_texts(["Cats purr.", "Banks lend money."], embeddings, shortlist_dim=64)
         >>> store.similarity_search_with_score("pets", k=1, dim=128)

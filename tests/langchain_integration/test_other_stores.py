@@ -1,4 +1,4 @@
-"""Stores of others. Chroma and Qdrant are played here by their method names; `test_third_parties.py` has the real ones."""
+"""Stores of others. Chroma and Qdrant are played here, by the names of their methods."""
 
 from types import SimpleNamespace
 
