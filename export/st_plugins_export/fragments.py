@@ -25,7 +25,7 @@ class Fragment:
     @property
     def inputs(self) -> set[str]:
         """What it reads and neither computes nor holds."""
-        return {name for node in self.nodes for name in _reads(node)} - self.outputs - set(self.weights)
+        return {name for node in self.nodes for name in reads(node)} - self.outputs - set(self.weights)
 
 
 def cut(model: Any, sources: Collection[str], targets: Sequence[str]) -> Fragment:
@@ -53,10 +53,10 @@ def cut(model: Any, sources: Collection[str], targets: Sequence[str]) -> Fragmen
         name = wanted.pop()
         if name not in seen and name in makers:
             positions.add(makers[name])
-            wanted.extend(_reads(model.graph.node[makers[name]]))
+            wanted.extend(reads(model.graph.node[makers[name]]))
         seen.add(name)
     nodes = tuple(_copied(model.graph.node[position]) for position in sorted(positions))
-    read = {name for node in nodes for name in _reads(node)}
+    read = {name for node in nodes for name in reads(node)}
     return Fragment(nodes, {weight.name: weight for weight in model.graph.initializer if weight.name in read})
 
 
@@ -98,13 +98,13 @@ def _branches(node: Any) -> list[Any]:
     return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
-def _reads(node: Any) -> set[str]:
+def reads(node: Any) -> set[str]:
     """What an operator reads, the graphs inside it included."""
     names = {name for name in node.input if name}
     for branch in _branches(node):
         made = {weight.name for weight in branch.initializer}
         made.update(name for inner in branch.node for name in inner.output)
-        names |= {name for inner in branch.node for name in _reads(inner)} - made
+        names |= {name for inner in branch.node for name in reads(inner)} - made
     return names
 
 

@@ -22,6 +22,7 @@ from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import first_output
 from st_plugins_export.padded_static import with_padded_inputs
+from st_plugins_export.safe_packing import pack_if_equal
 
 OPSET = 17
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
@@ -36,10 +37,12 @@ class WrittenGraph:
     Args:
         nodes: Operators in the graph.
         inputs: Tensors it takes, in order.
+        padded_because: Why it computes padding as well as tokens; empty if it does not.
     """
 
     nodes: int
     inputs: tuple[str, ...]
+    padded_because: str = ""
 
 
 class PipelineGraph(nn.Module):
@@ -161,7 +164,12 @@ def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) 
 
 
 def write_graph(
-    model: SentenceTransformer, file: Path, layout: str = "portable", writer: GraphWriter | None = None
+    model: SentenceTransformer,
+    file: Path,
+    layout: str = "portable",
+    writer: GraphWriter | None = None,
+    *,
+    packed: bool = True,
 ) -> WrittenGraph:
     """Trace a plain model and write it as one ONNX file, batch and sequence dynamic.
 
@@ -170,6 +178,7 @@ def write_graph(
         file: Where to.
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
         writer: Saves the graphs of this export; None for one of its own.
+        packed: Compute real tokens only, see :mod:`~st_plugins_export.packing`, unless the network reads padding.
 
     Returns:
         WrittenGraph: What is in it.
@@ -185,11 +194,14 @@ def write_graph(
         with eager_attention(network):
             pipeline = PipelineGraph(model, tuple(features), layout)
             graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS)
+        packing = pack_if_equal(graph, {name: value.numpy() for name, value in features.items()}) if packed else None
+        graph = packing.model if packing else graph
         _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
         (writer or GraphWriter(file.parent)).save(graph, file)
     except Exception as error:  # torch and onnx raise whatever comes up
         raise ExportError(f"{type(network or model[0]).__name__} could not be written as ONNX: {error}") from error
-    return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input))
+    reason = packing.reason if packing else "it was asked for"
+    return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input), reason)
 
 
 def traced_features(model: SentenceTransformer) -> dict[str, Tensor]:
