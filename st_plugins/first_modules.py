@@ -1,5 +1,7 @@
 """Finds the elastic transformer at the start of a model."""
 
+from typing import Any
+
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
@@ -35,3 +37,26 @@ def elastic_transformer(model: nn.Module, user: str) -> ElasticTransformer:
             "Make it elastic with st_plugins.elastic(model), and use that one from here on."
         )
     return first
+
+
+def layered_module(model: nn.Module, user: str) -> Any:
+    """The first module of a model that runs to several layers: an elastic transformer, or an export of one.
+
+    Args:
+        model: A ``SentenceTransformer``.
+        user: Who needs it, for the message.
+
+    Returns:
+        Module: With ``depth``, ``sizes`` and ``trained_layers()``.
+
+    Raises:
+        UnsupportedModelError: If the model has one layer only.
+
+    Example:
+        >>> layered_module(st_plugins.load("minilm-elastic"), "this example").trained_layers()
+        [3, 6]
+    """
+    first = unwrapped(model)[0]
+    if all(hasattr(first, name) for name in ("depth", "sizes", "trained_layers")):
+        return first
+    return elastic_transformer(model, user)

@@ -1,6 +1,7 @@
 """Loads model folders without running anything they bring along."""
 
 import json
+import sys
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -144,9 +145,16 @@ def _trusted_class(reference: str) -> type[Module]:
     if package.startswith("sentence_transformers."):
         found = getattr(host_modules, name, None)
     else:
-        found = getattr(our_modules, name, None) if name in our_modules.__all__ else None
+        # The exporter stands above this package: its module counts where somebody has imported it.
+        home = sys.modules.get(package) if package.startswith("st_plugins_export.") else our_modules
+        found = getattr(home, name, None) if home is not our_modules or name in our_modules.__all__ else None
         if found is not None and found.__module__ != package:
             found = None
+    if found is None and package.startswith("st_plugins_export."):
+        raise UnsafeModelError(
+            f"modules.json names {reference!r}, and nothing is imported for a folder. "
+            "If it holds an export, import its module first: from st_plugins_export import OnnxModule."
+        )
     if not isinstance(found, type) or not issubclass(found, Module):
         raise UnsafeModelError(
             "modules.json may only name modules of sentence_transformers and st_plugins.modules, got "

@@ -73,7 +73,7 @@ EXPECTED = {
         "train_gates",
         "two_stage_trainer",
     ],
-    "st_plugins_export": ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"],
+    "st_plugins_export": ["ExportReport", "OnnxEncoder", "OnnxModule", "check_parity", "export_onnx"],
     "langchain_st_plugins": [
         "ElasticEmbeddings",
         "ElasticRetriever",

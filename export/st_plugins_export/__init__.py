@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st_plugins_export.exporter import export_onnx
+    from st_plugins_export.onnx_module import OnnxModule
     from st_plugins_export.parity import check_parity
     from st_plugins_export.report import ExportReport
     from st_plugins_export.runtime import OnnxEncoder
 
-__all__ = ["ExportReport", "OnnxEncoder", "check_parity", "export_onnx"]
+__all__ = ["ExportReport", "OnnxEncoder", "OnnxModule", "check_parity", "export_onnx"]
 
 # A function never shares its name with a file of this package: importing the file would hide the function.
 _HOME = {
     "ExportReport": "st_plugins_export.report",
     "OnnxEncoder": "st_plugins_export.runtime",
+    "OnnxModule": "st_plugins_export.onnx_module",
     "check_parity": "st_plugins_export.parity",
     "export_onnx": "st_plugins_export.exporter",
 }

@@ -3,7 +3,7 @@
 Needs numpy, tokenizers and onnxruntime.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ class OpenedExport:
         self._tokenizer.no_padding()
         self._has_plain_types = _has_plain_types(self._tokenizer, self._padding)
         self._sessions = Sessions(folder, self.manifest, providers=providers, threads=threads)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer``; it cuts texts and does not pad."""
+        return self._tokenizer
 
     @property
     def provider(self) -> Provider:
@@ -133,6 +138,21 @@ class OpenedExport:
         inputs = self.inputs(encodings)
         if layers is not None:
             inputs[LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
+        return self.run_tokens(outputs, inputs, graph)
+
+    def run_tokens(
+        self, outputs: Sequence[str], inputs: Mapping[str, np.ndarray], graph: ExportedSize | ExportedExit
+    ) -> list[np.ndarray]:
+        """Run one batch that is padded already.
+
+        Args:
+            outputs: Their names.
+            inputs: What :meth:`inputs` gives.
+            graph: One of ``manifest.sizes`` or ``manifest.exits``.
+
+        Returns:
+            list: One array per name.
+        """
         return self._sessions.run(graph, outputs, inputs)
 
     def inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:

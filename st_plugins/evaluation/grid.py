@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.evaluation import SentenceEvalua
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError
 from st_plugins.evaluation.sized_model import EncodingClock, at_size
-from st_plugins.first_modules import elastic_transformer
+from st_plugins.first_modules import layered_module
 from st_plugins.width import embedding_width
 
 
@@ -39,7 +39,7 @@ class GridPoint:
 
 
 class ElasticGridEvaluator(SentenceEvaluator):
-    """Runs an evaluator at every layer and dim of an elastic model.
+    """Runs an evaluator at every layer and dim of an elastic model, or of its export (``OnnxModule``).
 
     It wraps evaluators that call ``encode``, ``encode_query`` and ``encode_document``: similarity, retrieval, NanoBEIR,
     triplets, classification and the rest. Untrained sizes are evaluated too. Each layer encodes a text once, whatever
@@ -137,7 +137,7 @@ class ElasticGridEvaluator(SentenceEvaluator):
 
     def _sizes(self, model: SentenceTransformer) -> tuple[list[int], list[int], tuple[int, int, int]]:
         """Layers and dims to evaluate, and the primary query layer, layer and dim."""
-        first = elastic_transformer(model, "an ElasticGridEvaluator")
+        first = layered_module(model, "an ElasticGridEvaluator")
         width = embedding_width(model.children())
         layers = sorted(self.layers or first.trained_layers())
         dims = sorted(self.dims or {width, *(dim for _, dim in first.sizes)})

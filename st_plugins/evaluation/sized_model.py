@@ -8,6 +8,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_plugins.errors import SizeError
 from st_plugins.functional import truncate
 from st_plugins.views import shallow_copy
 
@@ -76,8 +77,13 @@ class _NoCard:
 def _cut(embeddings: Any, dim: int) -> Any:
     if isinstance(embeddings, list):
         return [_cut(row, dim) for row in embeddings]
-    if embeddings.shape[-1] <= dim:
+    if embeddings.shape[-1] == dim:
         return embeddings
+    if embeddings.shape[-1] < dim:
+        raise SizeError(
+            f"Vectors of every layer must have at least the dims evaluated, got dim={dim} where the model gives "
+            f"{embeddings.shape[-1]}. Leave that dim or that layer out, or export the layer at full width."
+        )
     if isinstance(embeddings, Tensor):
         return truncate(embeddings, dim)
     cut = embeddings[..., :dim]
