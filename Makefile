@@ -40,7 +40,7 @@ fix: setup  ## apply every automatic fix
 test: setup  ## the fast tests
 	$(PY) -m pytest
 
-test-all: setup test-compat  ## fast and slow tests, both sentence-transformers lines
+test-all: setup test-compat test-langchain  ## fast and slow tests, both sentence-transformers lines
 	$(PY) -m pytest -m 'slow or not slow'
 
 .venv-compat/ready: pyproject.toml
@@ -53,10 +53,21 @@ test-all: setup test-compat  ## fast and slow tests, both sentence-transformers 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
 	.venv-compat/bin/python -m pytest
 
+# The oldest langchain-core that is supported, and the newest that can be installed; no torch beside it, and no network.
+CORES := langchain-core==1.4.4 langchain-core
+test-langchain:  ## the tests of langchain_st_plugins on the oldest and newest langchain-core
+	@for core in $(CORES); do \
+	  $(PYTHON) -m venv --clear .venv-langchain && \
+	  .venv-langchain/bin/python -m pip install --quiet --disable-pip-version-check "$$core" langchain-tests==1.1.9 'pytest>=9' && \
+	  .venv-langchain/bin/python -m pip list 2>/dev/null | grep langchain-core && \
+	  PYTHONPATH=.:export:langchain_integration .venv-langchain/bin/python -m pytest --quiet tests/langchain_integration \
+	    --disable-socket --allow-unix-socket --confcutdir=tests/langchain_integration --ignore=tests/langchain_integration/test_real_models.py || exit 1; \
+	done
+
 bench: setup  ## print every number the docs quote
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:  ## remove what the verbs made
-	rm -rf $(VENV) .venv-compat demo_output
+	rm -rf $(VENV) .venv-compat .venv-langchain demo_output
 
-.PHONY: help setup demo check fix test test-all test-compat bench clean
+.PHONY: help setup demo check fix test test-all test-compat test-langchain bench clean

@@ -185,7 +185,7 @@ class ElasticIndex:
             filter: As in :meth:`search`.
         """
         state, query = self._state, _query(vector)
-        _check_count("k", k)
+        check_count("k", k)
         rows, _, vectors = self._ranked(state, query, max(k, fetch_k), filter, None, fetch_k)
         chosen = maximal_marginal_relevance(query, list(vectors), lambda_mult=lambda_mult, k=k) if len(rows) else []
         return [state.documents[rows[i]] for i in chosen]
@@ -200,8 +200,8 @@ class ElasticIndex:
         fetch_k: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (m,), best first, their cosines (m,) and their vectors (m, d)."""
-        _check_count("k", k)
-        _check_count("fetch_k", fetch_k)
+        check_count("k", k)
+        check_count("fetch_k", fetch_k)
         dim, wanted = len(query), state.matching(filter)
         if not state.count or (wanted is not None and not len(wanted)):
             return np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, dim))
@@ -212,7 +212,7 @@ class ElasticIndex:
             )
         fetch_k, n = max(k, fetch_k), state.count if wanted is None else len(wanted)
         if shortlist_dim is not None and shortlist_dim < dim and fetch_k < n:
-            _check_count("shortlist_dim", shortlist_dim)
+            check_count("shortlist_dim", shortlist_dim)
             with self._lock:
                 coarse = state.prefix(shortlist_dim)
             short = np.sort(best_rows(coarse, _query(query[:shortlist_dim]), fetch_k, wanted))
@@ -260,7 +260,8 @@ def _with_id(document: Document) -> Document:
     return document.model_copy(update={"id": identity, "metadata": dict(document.metadata)})
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Raise a TypeError or ValueError unless ``value`` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer of at least 1, got {value!r}.")
     if value < 1:

@@ -19,7 +19,7 @@ from langchain_st_plugins.embedding_calls import (
     run_beside,
 )
 from langchain_st_plugins.filters import Filter
-from langchain_st_plugins.index import ElasticIndex, check_ids
+from langchain_st_plugins.index import ElasticIndex, check_count, check_ids
 from langchain_st_plugins.index_files import load_index, save_index
 from langchain_st_plugins.mismatches import OnMismatch, canary_vector, check_canary, check_same_space
 from langchain_st_plugins.texts import check_documents, check_texts, documents_of
@@ -65,8 +65,7 @@ class ElasticVectorStore(VectorStore):
         fetch_k: int = 100,
         index: ElasticIndex | None = None,
     ) -> None:
-        if fetch_k < 1:
-            raise ValueError(f"fetch_k must be an integer of at least 1, got {fetch_k}.")
+        check_count("fetch_k", fetch_k)
         self.shortlist_dim = Budget.checked(dim=shortlist_dim).dim
         self.fetch_k = fetch_k
         self._embedding = embedding
