@@ -7,6 +7,7 @@
     ├── UnsupportedModelError(ValueError)  an architecture or pipeline this package cannot treat
     ├── LossError(ValueError)              a loss was put together, or fed, in a way that cannot train
     ├── ExitError(ValueError)              a dynamic exit that cannot be taken, or not be calibrated
+    ├── PrecisionError(ValueError)         a precision that does not exist, or was not exported
     ├── UnsafeModelError(ValueError)       a model folder holds something the loader does not open
     ├── ExportError(RuntimeError)          an ONNX export failed; nothing was written
     │   └── ParityError                    ... because the graph and the model disagree
@@ -53,6 +54,10 @@ class LossError(StPluginsError, ValueError):
 
 class ExitError(StPluginsError, ValueError):
     """A dynamic exit that cannot be taken, or a policy that cannot be calibrated."""
+
+
+class PrecisionError(StPluginsError, ValueError):
+    """A precision that does not exist, or that an export does not have."""
 
 
 class UnsafeModelError(StPluginsError, ValueError):

@@ -13,6 +13,7 @@ from torch import nn
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import ExitError, SizeError
+from st_plugins.identity import with_precision
 from st_plugins.modules import ElasticTransformer, LayerAlignment
 
 # What a configuration says about itself or about the last run, not about the vectors.
@@ -39,6 +40,7 @@ def fingerprint(
     layer: int | None = None,
     dim: int | None = None,
     exit: str | float | None = None,
+    precision: str = "fp32",
 ) -> str:
     """SHA-256 over everything that changes a vector of this model at this size.
 
@@ -52,6 +54,7 @@ def fingerprint(
         layer: The layer used, or None for the full depth.
         dim: The dim used, or None for the model's own width.
         exit: The policy or threshold used, or None for no early exits. A threshold means the layers trained so far.
+        precision: In which an export of the model computes, see :func:`st_plugins_export.export_onnx`.
 
     Returns:
         str: 64 hexadecimal digits, the same after saving and loading, on every machine.
@@ -89,7 +92,7 @@ def fingerprint(
     is_full = layer in (None, depth) and exit is None
     for part in (_canonical(settings), *_modules(model.children(), is_full=is_full)):
         digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    return with_precision(digest.hexdigest(), precision)
 
 
 def _modules(modules: Iterable[nn.Module], *, is_full: bool) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from st_plugins.errors import StPluginsError
-from st_plugins_export.layout import LAYOUTS
+from st_plugins_export.manifest import LAYOUTS
 
 _EXTERNAL_DATA: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
@@ -56,23 +56,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="auto",
         help="weights in one file beside the graphs, which all sizes share; auto (the default): only over 2 GiB",
     )
+    parser.add_argument(
+        "--precision",
+        dest="precisions",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="write every graph in this precision too: fp16; may be repeated",
+    )
+    parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the graphs (default: 17)")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare the export in FOLDER with MODEL")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
     options = parser.parse_args(arguments)
     import st_plugins  # only now: it takes seconds, and --help needs none of it
-    from st_plugins_export import export_onnx
+    from st_plugins_export import check_parity, export_onnx
 
     try:
         model = st_plugins.load(options.model)
-        report = export_onnx(
-            model,
-            options.folder,
-            sizes=options.sizes,
-            exits=options.exits,
-            layer_per_text=options.layer_per_text,
-            layout=options.layout,
-            external_data=_EXTERNAL_DATA[options.external_data],
-            tolerance=options.tolerance,
-        )
+        if options.check:
+            report = check_parity(model, options.folder, tolerance=options.tolerance)
+        else:
+            report = export_onnx(
+                model,
+                options.folder,
+                sizes=options.sizes,
+                exits=options.exits,
+                layer_per_text=options.layer_per_text,
+                layout=options.layout,
+                external_data=_EXTERNAL_DATA[options.external_data],
+                precisions=options.precisions,
+                opset=options.opset,
+                tolerance=options.tolerance,
+            )
     except (StPluginsError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

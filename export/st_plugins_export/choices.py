@@ -6,7 +6,7 @@ import numpy as np
 
 from st_plugins.errors import ExitError, InputError, SizeError
 from st_plugins_export.entries import ExportedExit, ExportedSize
-from st_plugins_export.layout import Manifest
+from st_plugins_export.manifest import Manifest
 
 
 def find_size(manifest: Manifest, layer: int | None, dim: int | None) -> tuple[ExportedSize, int]:

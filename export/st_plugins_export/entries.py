@@ -23,6 +23,7 @@ class ExportedSize:
         nodes: Operators in the graph.
         fingerprint: Identity of its vectors, see :func:`st_plugins.fingerprint`.
         trained_dims: Smaller dims its vectors may be cut to.
+        precision: In which it computes.
 
     Example:
         >>> ExportedSize(6, 384, True, "onnx/model.onnx", 536, "9f…", (128, 256)).file
@@ -36,6 +37,7 @@ class ExportedSize:
     nodes: int
     fingerprint: str
     trained_dims: tuple[int, ...] = ()
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ExportedExit:
         fingerprint: Identity of its vectors, see :func:`st_plugins.fingerprint`; None without a policy.
         trained_dims: Smaller dims its vectors may be cut to, whatever the layer.
         policy: What ``ExitPolicy.as_dict`` says, its certificate included; None without a policy.
+        precision: In which it computes.
 
     Example:
         >>> ExportedExit(None, (2, 4, 6), 384, "onnx/model_layer_per_text.onnx", 764, None).layers
@@ -65,6 +68,7 @@ class ExportedExit:
     fingerprint: str | None
     trained_dims: tuple[int, ...] = ()
     policy: dict[str, Any] | None = None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def parse_size(entry: Any) -> ExportedSize:
     Raises:
         ManifestError: If it describes none.
     """
+    entry = _with_precision(entry)
     expect_keys(ExportedSize, entry)
     for name, kind in (("layer", int), ("dim", int), ("is_full", bool), ("file", str), ("fingerprint", str)):
         expect(entry[name], kind, name)
@@ -98,6 +103,7 @@ def parse_exit(entry: Any) -> ExportedExit:
     Raises:
         ManifestError: If it describes none.
     """
+    entry = _with_precision(entry)
     expect_keys(ExportedExit, entry)
     expect(entry["dim"], int, "dim")
     expect(entry["file"], str, "file")
@@ -134,6 +140,13 @@ def expect(value: Any, kind: Any, name: str) -> Any:
     if not isinstance(value, kind):
         raise ManifestError(f"{MANIFEST_FILE} has {value!r} for {name!r}, which is no {kind}. Export the model again.")
     return value
+
+
+def _with_precision(entry: Any) -> dict[str, Any]:
+    """The entry as this release writes it: earlier ones knew one precision."""
+    entry = {"precision": "fp32", **expect(entry, dict, "entry")}
+    expect(entry["precision"], str, "precision")
+    return entry
 
 
 def _integers(entry: dict[str, Any], name: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from st_plugins.exit_policies import ExitPolicy
 from st_plugins_export.exit_pieces import trace_score, trace_stages, trace_tail
 from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
-from st_plugins_export.fragments import Fragment, place
+from st_plugins_export.fragments import Fragment, count_nodes, place
 from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
 
 EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
@@ -36,6 +36,7 @@ def write_exit_graph(
     policy: ExitPolicy | None,
     layout: str = "portable",
     writer: GraphWriter | None = None,
+    opset: int = OPSET,
 ) -> WrittenGraph:
     """Write a plain model as one ONNX file with exits; batch and sequence are dynamic.
 
@@ -51,6 +52,7 @@ def write_exit_graph(
             ``layer`` (B,).
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
         writer: Saves the graphs of this export; None for one of its own.
+        opset: One of ``graph.OPSETS``.
 
     Returns:
         WrittenGraph: What is in it.
@@ -60,7 +62,7 @@ def write_exit_graph(
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
     try:
-        graph = ExitGraph(model, layers, policy, layout).build()
+        graph = ExitGraph(model, layers, policy, layout, opset).build()
         (writer or GraphWriter(file.parent)).save(graph, file)
     except StPluginsError:
         raise
@@ -69,7 +71,7 @@ def write_exit_graph(
             f"{type(model[0].auto_model).__name__} with exits at layers {list(layers)} could not be written as ONNX: "
             f"{error}"
         ) from error
-    return WrittenGraph(_count_nodes(graph.graph), tuple(tensor.name for tensor in graph.graph.input))
+    return WrittenGraph(count_nodes(graph.graph), tuple(tensor.name for tensor in graph.graph.input))
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,12 @@ class ExitGraph:
     """Puts the pieces of one model together, see :func:`write_exit_graph`."""
 
     def __init__(
-        self, model: SentenceTransformer, layers: tuple[int, ...], policy: ExitPolicy | None, layout: str
+        self,
+        model: SentenceTransformer,
+        layers: tuple[int, ...],
+        policy: ExitPolicy | None,
+        layout: str,
+        opset: int = OPSET,
     ) -> None:
         self._helper: Any = require("onnx", extra="onnx").helper
         self._types: Any = require("onnx", extra="onnx").TensorProto
@@ -94,11 +101,13 @@ class ExitGraph:
         self._layers = layers
         self._policy = policy
         self._layout = layout
+        self._opset = opset
         self._width = model[0].get_embedding_dimension()
-        self._stages = trace_stages(model, layers)
+        self._stages = trace_stages(model, layers, opset)
         self._scores: list[Fragment] = []
         if policy is not None:
-            self._scores = [trace_score(policy.criterion, self._width, count) for count in range(1, len(layers))]
+            counts = range(1, len(layers))
+            self._scores = [trace_score(policy.criterion, self._width, count, opset) for count in counts]
         uses = Counter(name for stage in self._stages for name in stage.weights)
         self._shared = {name: name for name, count in uses.items() if count > 1}
 
@@ -114,7 +123,7 @@ class ExitGraph:
         level = self._from_exit(0, values)
         read = {"token_embeddings": level.states, "exit_layer": level.exit_layer}
         names = {**values, **read, **{name: name for name in OUTPUTS}}
-        tail = place(trace_tail(self._model, self._layout), "tail/", names)
+        tail = place(trace_tail(self._model, self._layout, self._opset), "tail/", names)
         last = self._helper.make_node("Identity", [level.exit_layer], [EXIT_OUTPUTS[2]])
         outputs = [
             make(EXIT_OUTPUTS[0], self._types.FLOAT, ["batch", "sequence", first_width(self._model, self._layout)]),
@@ -123,8 +132,9 @@ class ExitGraph:
         ]
         weights = [*level.weights, *tail.weights.values(), *self._outer_weights()]
         graph = self._helper.make_graph([*level.nodes, *tail.nodes, last], "exits", tensors, outputs, weights)
-        opset = self._helper.make_opsetid("", OPSET)
-        return self._helper.make_model(graph, producer_name="st-plugins", ir_version=8, opset_imports=[opset])
+        opset = self._helper.make_opsetid("", self._opset)
+        version = self._helper.find_min_ir_version_for([opset])
+        return self._helper.make_model(graph, producer_name="st-plugins", ir_version=version, opset_imports=[opset])
 
     def _outer_weights(self) -> list[Any]:
         """Weights that several stages use, and the thresholds, where people find them."""
@@ -198,7 +208,8 @@ class ExitGraph:
         nodes = [self._constant(start, [0]), self._constant(axis, [1])]
         nodes += [self._node("GatherND", [values[name], rows], prefix + "all_columns/" + name) for name in read]
         nodes += [
-            self._node("ReduceMax", [prefix + "all_columns/attention_mask"], prefix + "used", axes=[0], keepdims=0),
+            self._node("ReduceSum", [prefix + "all_columns/attention_mask", start], prefix + "counts", keepdims=0),
+            self._node("Sign", [prefix + "counts"], prefix + "used"),
             self._node("ArgMax", [prefix + "used"], prefix + "last", axis=0, keepdims=1, select_last_index=1),
             self._node("Add", [prefix + "last", axis], columns),
         ]
@@ -247,8 +258,3 @@ class ExitGraph:
 
 def _threshold(layer: int) -> str:
     return f"threshold_of_layer_{layer}"
-
-
-def _count_nodes(graph: Any) -> int:
-    inner = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
-    return len(graph.node) + sum(_count_nodes(branch) for branch in inner)

@@ -16,7 +16,7 @@ from st_plugins.modules import LayerAlignment
 from st_plugins.views import StandIn, normed_layers, recording_view, shallow_copy
 from st_plugins_export.first_output import first_output
 from st_plugins_export.fragments import Fragment, cut, place
-from st_plugins_export.graph import OUTPUTS, eager_attention, trace_graph, traced_features
+from st_plugins_export.graph import OPSET, OUTPUTS, eager_attention, trace_graph, traced_features
 
 _TOKENS = {0: "batch", 1: "sequence"}
 
@@ -107,12 +107,13 @@ class _InputRecorder(StandIn):
         return self.block(hidden_states, *args, **kwargs)
 
 
-def trace_stages(model: SentenceTransformer, layers: tuple[int, ...]) -> tuple[Fragment, ...]:
+def trace_stages(model: SentenceTransformer, layers: tuple[int, ...], opset: int = OPSET) -> tuple[Fragment, ...]:
     """The transformer, cut at layers: stage j computes layer k_j from layer k_(j-1) and the inputs of the model.
 
     Args:
         model: A plain model.
         layers: k_1 ... k_S, ascending.
+        opset: Of the graph they are for.
 
     Returns:
         tuple: S fragments. They read inputs and, from the second on, ``hidden``. They compute ``states``, and where the
@@ -127,7 +128,8 @@ def trace_stages(model: SentenceTransformer, layers: tuple[int, ...]) -> tuple[F
     normed = tuple(f"states_{layer}" for layer in layers) if find_blocks(network).norm else ()
     with eager_attention(network):
         piece = LayersPiece(model, tuple(features), layers)
-        graph = trace_graph(piece, features, dict.fromkeys(features, _TOKENS), ("embedded", *raw, *normed))
+        axes = dict.fromkeys(features, _TOKENS)
+        graph = trace_graph(piece, features, axes, ("embedded", *raw, *normed), opset)
     stages = []
     for index, name in enumerate(raw):
         names = {name: "raw", normed[index]: "states"} if normed else {name: "states"}
@@ -144,13 +146,14 @@ def trace_stages(model: SentenceTransformer, layers: tuple[int, ...]) -> tuple[F
     return tuple(stages)
 
 
-def trace_score(criterion: Criterion, width: int, exits: int) -> Fragment:
+def trace_score(criterion: Criterion, width: int, exits: int, opset: int = OPSET) -> Fragment:
     """A criterion at its n-th exit.
 
     Args:
         criterion: See :class:`ScorePiece`.
         width: D.
         exits: n, counted from 1.
+        opset: Of the graph it is for.
 
     Returns:
         Fragment: Reads ``states``, ``attention_mask`` and, from the second exit on, ``means``; computes ``pooled``, and
@@ -160,17 +163,18 @@ def trace_score(criterion: Criterion, width: int, exits: int) -> Fragment:
     if exits > 1:
         tensors["means"] = torch.rand(2, exits - 1, width)
     axes = {name: {0: "batch"} if name == "means" else _TOKENS for name in tensors}
-    graph = trace_graph(ScorePiece(criterion), tensors, axes, ("pooled", "score"))
+    graph = trace_graph(ScorePiece(criterion), tensors, axes, ("pooled", "score"), opset)
     is_too_early = isinstance(criterion, Saturation) and exits <= criterion.patience
     return cut(graph, [], ["pooled"] if is_too_early else ["pooled", "score"])
 
 
-def trace_tail(model: SentenceTransformer, layout: str = "portable") -> Fragment:
+def trace_tail(model: SentenceTransformer, layout: str = "portable", opset: int = OPSET) -> Fragment:
     """The modules behind the transformer.
 
     Args:
         model: A plain model.
         layout: What the first output holds.
+        opset: Of the graph it is for.
 
     Returns:
         Fragment: Reads the inputs of the model, ``token_embeddings``, and ``exit_layer`` where an alignment needs it;
@@ -182,5 +186,5 @@ def trace_tail(model: SentenceTransformer, layout: str = "portable") -> Fragment
     if any(isinstance(module, LayerAlignment) for module in model):
         tensors["exit_layer"] = torch.ones(len(features["attention_mask"]), dtype=torch.long)
     axes = {name: {0: "batch"} if name == "exit_layer" else _TOKENS for name in tensors}
-    graph = trace_graph(TailPiece(model, tuple(tensors), layout), tensors, axes, OUTPUTS)
+    graph = trace_graph(TailPiece(model, tuple(tensors), layout), tensors, axes, OUTPUTS, opset)
     return cut(graph, [], OUTPUTS)

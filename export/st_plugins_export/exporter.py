@@ -1,34 +1,33 @@
 """Writes a SentenceTransformer as a folder that ONNX servers and :class:`OnnxEncoder` open."""
 
-import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from tqdm import tqdm
 
-import st_plugins
-from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
-from st_plugins_export.exit_graph import write_exit_graph
-from st_plugins_export.exit_parity import check_exit
-from st_plugins_export.external_data import GraphWriter, announce_external_data, check_external_data
+from st_plugins.errors import ExportError
+from st_plugins_export.export_files import Cost, ExportFiles
+from st_plugins_export.external_data import GraphWriter, check_external_data
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import check_layout
-from st_plugins_export.graph import OPSET, in_float32, plain_copy, with_alignment_of, write_graph
-from st_plugins_export.layout import exit_file, graph_file, write_manifest
+from st_plugins_export.graph import OPSET, OPSETS, in_float32
+from st_plugins_export.layout import REPORT_FILE, add_file, exit_file, file_in, graph_file
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.parity import check_size
-from st_plugins_export.probes import probe_texts
-from st_plugins_export.report import ExportReport
+from st_plugins_export.parity import check_opened
+from st_plugins_export.precisions import FULL, Precision, wanted_precisions
+from st_plugins_export.report import ExitReport, ExportReport, SizeReport
 from st_plugins_export.routed import export_routes
-from st_plugins_export.serving import describe, write_serving
-from st_plugins_export.sidecars import library_versions, token_limit, write_sidecars
 from st_plugins_export.staging import staged_folder
-from st_plugins_export.support import check_exportable, includes_prompt
-from st_plugins_export.wanted import WantedExit, trained_dims, wanted_exits, wanted_sizes
+from st_plugins_export.support import check_exportable
+from st_plugins_export.wanted import WantedExit, wanted_exits, wanted_sizes
+
+Reported = TypeVar("Reported", SizeReport, ExitReport)
 
 
 def export_onnx(
@@ -40,6 +39,9 @@ def export_onnx(
     layer_per_text: bool = False,
     layout: str = "portable",
     external_data: bool | str = "auto",
+    precisions: Iterable[str] = (FULL,),
+    min_cosine: Mapping[str, float] | None = None,
+    opset: int = OPSET,
     tolerance: float = 1e-5,
     show_progress: bool = True,
 ) -> ExportReport:
@@ -47,7 +49,8 @@ def export_onnx(
 
     Transformer, pooling, dense layers, truncation and normalization become one graph per size: token ids in, sentence
     vectors out. Every graph is compared with torch before the folder appears; if one differs, or anything else
-    fails, the target stays as it was. The graph computes in float32; a model in half precision is exported as
+    fails, the target stays as it was. The graph computes in float32, unless
+    ``precisions`` says more; a model in half precision is exported as
     ``model.float()`` would be, fingerprint included. Of a Router each route becomes an export of its own, in a folder
     of the route's name.
 
@@ -67,7 +70,12 @@ def export_onnx(
         external_data: Where the weights go. True: into one file, ``onnx/model.onnx_data``, which all graphs share, so
             that sizes and exits add almost nothing to the folder. False: into each graph, which servers that take one
             file need. ``"auto"``: into each graph, unless that exceeds the 2 GiB that one holds.
-        tolerance: Largest absolute difference from torch, in any coordinate of any probe.
+        precisions: Write every graph in these precisions too. ``"fp32"`` is always written: it is what the others are
+            made from. ``"fp16"``: float16 inside, half the bytes, for GPUs; operators that it spoils stay float32.
+        min_cosine: By precision, what the cosine with torch must reach on average over all probes, where that is not
+            the usual bar (0.9999 for ``"fp16"``); no probe may be ten times as far from 1.
+        opset: Of the graphs: 17, 18, 19 or 20.
+        tolerance: Largest absolute difference from torch, in any coordinate of any probe, in float32.
         show_progress: Show a bar over the steps.
 
     Returns:
@@ -79,7 +87,9 @@ def export_onnx(
         ValueError: If there is no such layout, or no such choice of ``external_data``.
         ExitError: If an exit policy does not exist, or was calibrated for other weights.
         UntrainedSizeError: If the model was not trained for a layer to leave at.
-        ParityError: If a graph and torch disagree.
+        PrecisionError: If a precision does not exist.
+        ParityError: If a graph and torch disagree more than its precision allows, or if what shares a batch with a text
+            changes its vector.
         ExportError: If the target holds something else or cannot be written, ONNX cannot express the model, or its
             weights exceed 2 GiB and shall not lie beside the graph.
         MissingExtraError: If onnx or onnxruntime is not installed.
@@ -96,6 +106,9 @@ def export_onnx(
         require(package, extra="onnx")
     check_layout(layout)
     check_external_data(external_data)
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
+    bars = wanted_precisions(precisions, min_cosine)
     if isinstance(model[0], Router):
         export = partial(
             export_onnx,
@@ -104,6 +117,9 @@ def export_onnx(
             layer_per_text=layer_per_text,
             layout=layout,
             external_data=external_data,
+            precisions=[precision.name for precision in bars],
+            min_cosine=min_cosine,
+            opset=opset,
             tolerance=tolerance,
             show_progress=show_progress,
         )
@@ -112,102 +128,33 @@ def export_onnx(
     model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))
     leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
-    target = Path(folder)
-    steps = tqdm(total=2 * len(wanted) + 2 * len(leaving), desc="Export", unit="step", disable=not show_progress)
-    with staged_folder(target) as staged, steps:
+    _check_names(wanted, leaving, bars)
+    count = (len(wanted) + len(leaving)) * (len(bars) + 1)
+    steps = tqdm(total=count, desc="Export", unit="step", disable=not show_progress)
+    with staged_folder(Path(folder)) as staged, steps:
         writer = GraphWriter(staged, external_data=external_data)
-        seconds = _write(model, staged, wanted, leaving, layout, tolerance, writer, steps)
+        files = ExportFiles(model, staged, writer, precisions=bars, layout=layout, opset=opset, progress=steps)
+        costs = files.write(wanted, leaving, tolerance)
         opened = OpenedExport(staged)
-        size_reports = []
-        for size in opened.manifest.sizes:
-            report = check_size(model, opened, size, tolerance=tolerance)
-            size_reports.append(replace(report, seconds=report.seconds + seconds[size.file]))
-            steps.update()
-        exit_reports = []
-        for exported in opened.manifest.exits:
-            exit_report = check_exit(model, opened, exported, tolerance=tolerance)
-            exit_reports.append(replace(exit_report, seconds=exit_report.seconds + seconds[exported.file]))
-            steps.update()
-    return ExportReport(target, tolerance, tuple(size_reports), tuple(exit_reports))
+        found = check_opened(model, opened, bars=bars, tolerance=tolerance, after_each=steps.update)
+        report = ExportReport(
+            Path(folder),
+            tolerance,
+            tuple(_with_cost(size, costs[size.file]) for size in found.sizes),
+            tuple(_with_cost(exported, costs[exported.file]) for exported in found.exits),
+        )
+        add_file(staged, opened.manifest, REPORT_FILE, report.as_json(), reached=report.reached)
+    return report
 
 
-def _write(
-    model: SentenceTransformer,
-    folder: Path,
-    wanted: list[tuple[int, int]],
-    leaving: list[WantedExit],
-    layout: str,
-    tolerance: float,
-    writer: GraphWriter,
-    steps: tqdm,
-) -> dict[str, float]:
-    """Write all files; returns the seconds that each graph took, by its name."""
-    (folder / "onnx").mkdir()
-    full = plain_copy(model)
-    texts = probe_texts(full)
-    expected = full.encode(texts, prompt="", show_progress_bar=False)  # (N, dim)
-    sizes: list[ExportedSize] = []
-    seconds: dict[str, float] = {}
-    for layer, dim in wanted:
-        started = time.perf_counter()
-        is_full = (layer, dim) == wanted[0]
-        name = graph_file(layer, dim, is_full=is_full)
-        plain = full if is_full else plain_copy(model, layer=layer, dim=dim)
-        graph = write_graph(plain, folder / name, layout, writer)
-        identity = st_plugins.fingerprint(model) if is_full else st_plugins.fingerprint(model, layer=layer, dim=dim)
-        dims = trained_dims(model, [layer], dim)
-        sizes.append(ExportedSize(layer, dim, is_full, name, graph.nodes, identity, dims))
-        seconds[name] = time.perf_counter() - started
-        steps.update()
-    exits = _write_exits(model, full, folder, leaving, layout, writer, seconds, steps)
-    write_sidecars(full, folder, layout)
-    if writer.beside:
-        announce_external_data(folder)
-    limit = token_limit(full.tokenizer)
-    description = describe(full, layout, inputs=graph.inputs, max_seq_length=limit, fingerprint=sizes[0].fingerprint)
-    write_serving(folder, description)
-    write_manifest(
-        folder,
-        sizes=tuple(sizes),
-        inputs=graph.inputs,
-        prompts=dict(model.prompts),
-        default_prompt_name=model.default_prompt_name,
-        include_prompt=includes_prompt(model),
-        max_seq_length=limit,
-        opset=OPSET,
-        tolerance=tolerance,
-        libraries={**library_versions(), "onnx": require("onnx", extra="onnx").__version__},
-        exits=exits,
-        layout=layout,
-        external_data=writer.beside,
-        probes=tuple(Probe(*pair) for pair in zip(texts, expected.tolist(), strict=True)),
-    )
-    return seconds
+def _check_names(wanted: Sequence[tuple[int, int]], leaving: Sequence[WantedExit], bars: Sequence[Precision]) -> None:
+    names = [graph_file(*size, is_full=size == wanted[0]) for size in wanted]
+    names += [exit_file(exported.name) for exported in leaving]
+    files = Counter(file_in(name, precision.suffix) for name in names for precision in bars)
+    for file, count in files.items():
+        if count > 1:
+            raise ExportError(f"These exits and precisions would write {file} twice. Rename the policy.")
 
 
-def _write_exits(
-    model: SentenceTransformer,
-    full: SentenceTransformer,
-    folder: Path,
-    leaving: Sequence[WantedExit],
-    layout: str,
-    writer: GraphWriter,
-    seconds: dict[str, float],
-    steps: tqdm,
-) -> tuple[ExportedExit, ...]:
-    exits = []
-    dim = full.get_embedding_dimension()
-    full = with_alignment_of(model, full)
-    for wanted in leaving:
-        started = time.perf_counter()
-        name = exit_file(wanted.name)
-        graph = write_exit_graph(full, folder / name, wanted.layers, wanted.policy, layout, writer)
-        identity = policy = None
-        if wanted.policy is not None:
-            identity = st_plugins.fingerprint(model, exit=wanted.policy.name)
-            policy = wanted.policy.as_dict()
-        dims = trained_dims(model, wanted.layers, dim)
-        exits.append(ExportedExit(wanted.name, wanted.layers, dim, name, graph.nodes, identity, dims, policy))
-        seconds[name] = time.perf_counter() - started
-        steps.update()
-    return tuple(exits)
+def _with_cost(report: Reported, cost: Cost) -> Reported:
+    return replace(report, seconds=report.seconds + cost.seconds, fallbacks=cost.fallbacks)

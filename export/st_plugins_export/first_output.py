@@ -13,7 +13,7 @@ import numpy as np
 
 from st_plugins.errors import ParityError
 from st_plugins_export.entries import ExportedExit, ExportedSize
-from st_plugins_export.layout import LAYOUTS
+from st_plugins_export.manifest import LAYOUTS
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.padded_static import with_padded_inputs
 

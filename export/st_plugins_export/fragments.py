@@ -87,21 +87,44 @@ def place(fragment: Fragment, prefix: str, names: Mapping[str, str]) -> Fragment
     return Fragment(tuple(nodes), weights)
 
 
+def branches(node: Any) -> list[Any]:
+    """The graphs inside an operator."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def count_nodes(graph: Any) -> int:
+    """Operators in a graph, those inside of others included."""
+    return len(graph.node) + sum(count_nodes(branch) for node in graph.node for branch in branches(node))
+
+
+def drop_unread(graph: Any) -> None:
+    """Take out weights and constants that nothing reads, in a graph and in those inside of it.
+
+    Args:
+        graph: ``onnx.GraphProto``; changed in place.
+    """
+    read = {name for node in graph.node for name in reads(node)} | {tensor.name for tensor in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    nodes = [node for node in graph.node if node.op_type != "Constant" or node.output[0] in read]
+    for field, values in ((graph.initializer, kept), (graph.node, nodes)):
+        if len(field) != len(values):
+            del field[:]
+            field.extend(values)
+    for node in graph.node:
+        for branch in branches(node):
+            drop_unread(branch)
+
+
 def _copied(message: Any) -> Any:
     copied = type(message)()
     copied.CopyFrom(message)
     return copied
 
 
-def _branches(node: Any) -> list[Any]:
-    """The graphs inside an operator."""
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-
-
 def reads(node: Any) -> set[str]:
     """What an operator reads, the graphs inside it included."""
     names = {name for name in node.input if name}
-    for branch in _branches(node):
+    for branch in branches(node):
         made = {weight.name for weight in branch.initializer}
         made.update(name for inner in branch.node for name in inner.output)
         names |= {name for inner in branch.node for name in reads(inner)} - made
@@ -112,7 +135,7 @@ def _rename(node: Any, renamed: Callable[[str], str], prefix: str) -> None:
     node.name = prefix + (node.name or node.output[0])
     node.input[:] = [renamed(name) for name in node.input]
     node.output[:] = [renamed(name) for name in node.output]
-    for branch in _branches(node):
+    for branch in branches(node):
         for tensor in (*branch.initializer, *branch.output, *branch.value_info):
             tensor.name = renamed(tensor.name)
         for inner in branch.node:

@@ -24,7 +24,9 @@ from st_plugins_export.first_output import first_output
 from st_plugins_export.padded_static import with_padded_inputs
 from st_plugins_export.safe_packing import pack_if_equal
 
-OPSET = 17
+# What torch can trace to and these graphs were tried with. The oldest is read by the most servers.
+OPSETS = (17, 18, 19, 20)
+OPSET = OPSETS[0]
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
 # Of different length, so that the traced batch contains padding and nothing skips the mask.
 _TRACED_TEXTS = ("A sentence to trace the graph with", "Another")
@@ -168,6 +170,7 @@ def write_graph(
     file: Path,
     layout: str = "portable",
     writer: GraphWriter | None = None,
+    opset: int = OPSET,
     *,
     packed: bool = True,
 ) -> WrittenGraph:
@@ -179,6 +182,7 @@ def write_graph(
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
         writer: Saves the graphs of this export; None for one of its own.
         packed: Compute real tokens only, see :mod:`~st_plugins_export.packing`, unless the network reads padding.
+        opset: One of ``OPSETS``.
 
     Returns:
         WrittenGraph: What is in it.
@@ -193,7 +197,7 @@ def write_graph(
     try:
         with eager_attention(network):
             pipeline = PipelineGraph(model, tuple(features), layout)
-            graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS)
+            graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS, opset)
         packing = pack_if_equal(graph, {name: value.numpy() for name, value in features.items()}) if packed else None
         graph = packing.model if packing else graph
         _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
@@ -232,7 +236,11 @@ def _set_attention(network: Any, implementation: str) -> None:
 
 
 def trace_graph(
-    module: nn.Module, tensors: dict[str, Tensor], axes: dict[str, dict[int, str]], outputs: tuple[str, ...]
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    axes: dict[str, dict[int, str]],
+    outputs: tuple[str, ...],
+    opset: int = OPSET,
 ) -> Any:
     """Trace a module.
 
@@ -241,6 +249,7 @@ def trace_graph(
         tensors: By the names they get in the graph.
         axes: The axes that vary, by the name of their input or output; the others are what they are now.
         outputs: Names of what it returns.
+        opset: One of ``OPSETS``.
 
     Returns:
         onnx.ModelProto: With its weights.
@@ -260,7 +269,7 @@ def trace_graph(
             tuple(tensors.values()),
             str(Path(scratch, "graph.onnx")),
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(tensors),
             output_names=list(outputs),
             dynamic_axes=axes,

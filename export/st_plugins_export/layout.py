@@ -1,4 +1,4 @@
-"""Which files an export consists of: the manifest, and how a folder is written and read.
+"""Which files an export consists of, and how its manifest and the others are written and read.
 
 The manifest names every file with its SHA-256. Reading goes through :func:`read_verified` alone, which opens nothing
 outside the folder and returns the very bytes it has checked. It proves that a folder is complete and as it was
@@ -11,95 +11,22 @@ import hashlib
 import json
 import mmap
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Self
+from typing import Any
 
 from st_plugins.errors import ManifestError, UnsafeModelError
-from st_plugins_export.entries import (
-    MANIFEST_FILE,
-    ExportedExit,
-    ExportedSize,
-    Probe,
-    expect,
-    expect_keys,
-    parse_exit,
-    parse_probe,
-    parse_size,
-)
+from st_plugins_export.entries import MANIFEST_FILE, expect
+from st_plugins_export.manifest import Manifest
 
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
-# What the first output holds, see ``first_output.py``.
-LAYOUTS = ("portable", "tokens")
+REPORT_FILE = "report.json"
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """All that the folder says about itself.
-
-    Args:
-        sizes: The graphs, the full one first.
-        files: SHA-256 of every file but the manifest, by its name with forward slashes.
-        inputs: Names of the tensors every graph takes, in order.
-        prompts: By name, as in sentence-transformers.
-        default_prompt_name: The prompt ``encode`` uses when none is given, or None.
-        include_prompt: Whether pooling covers the prompt. The graph cannot leave it out, so False means: no prompts.
-        max_seq_length: Tokens after which texts are cut, or None for no limit.
-        opset: ONNX opset of the graphs.
-        tolerance: Largest difference from torch that the export allowed.
-        libraries: Versions that wrote the folder.
-        probes: Texts to check any other reader with.
-        exits: The graphs in which texts leave at layers of their own.
-        layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
-        external_data: The file with the weights of a graph, by the graph's name, where they lie beside it.
-    """
-
-    sizes: tuple[ExportedSize, ...]
-    files: dict[str, str]
-    inputs: tuple[str, ...]
-    prompts: dict[str, str]
-    default_prompt_name: str | None
-    include_prompt: bool
-    max_seq_length: int | None
-    opset: int
-    tolerance: float
-    libraries: dict[str, str]
-    probes: tuple[Probe, ...]
-    exits: tuple[ExportedExit, ...] = ()
-    layout: str = "tokens"
-    external_data: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def full(self) -> ExportedSize:
-        """The graph of the full size."""
-        return next(size for size in self.sizes if size.is_full)
-
-    @classmethod
-    def from_json(cls, entries: dict[str, Any]) -> Self:
-        """Build one from parsed JSON, checking every type a reader relies on."""
-        entries = {"exits": [], "layout": "tokens", "external_data": {}, **entries}
-        expect_keys(cls, entries)
-        sizes = tuple(parse_size(entry) for entry in expect(entries["sizes"], list, "sizes"))
-        if [size.is_full for size in sizes].count(True) != 1:
-            raise ManifestError(f"{MANIFEST_FILE} must name exactly one full size. Export the model again.")
-        for name in ("files", "prompts", "libraries", "external_data"):
-            for value in expect(entries[name], dict, name).values():
-                expect(value, str, name)
-        expect(entries["default_prompt_name"], (str, type(None)), "default_prompt_name")
-        if expect(entries["layout"], str, "layout") not in LAYOUTS:
-            raise ManifestError(
-                f"{MANIFEST_FILE} must have one of {LAYOUTS} for 'layout', got {entries['layout']!r}. "
-                "Open it with the st-plugins that wrote it."
-            )
-        expect(entries["include_prompt"], bool, "include_prompt")
-        expect(entries["opset"], int, "opset")
-        expect(entries["tolerance"], (int, float), "tolerance")
-        expect(entries["max_seq_length"], (int, type(None)), "max_seq_length")
-        inputs = tuple(expect(name, str, "inputs") for name in expect(entries["inputs"], list, "inputs"))
-        probes = tuple(parse_probe(entry) for entry in expect(entries["probes"], list, "probes"))
-        exits = tuple(parse_exit(entry) for entry in expect(entries["exits"], list, "exits"))
-        return cls(**{**entries, "sizes": sizes, "inputs": inputs, "probes": probes, "exits": exits})
+def file_in(name: str, suffix: str) -> str:
+    """Where a graph lies in another precision: ``onnx/model.onnx`` with ``_fp16`` is ``onnx/model_fp16.onnx``."""
+    return f"{name.removesuffix('.onnx')}{suffix}.onnx"
 
 
 def graph_file(layer: int, dim: int, *, is_full: bool) -> str:
@@ -123,11 +50,35 @@ def write_manifest(folder: Path, **entries: Any) -> Manifest:
         Manifest: What was written.
     """
     files = {name: _sha256_of(folder / name) for name in file_names(folder)}
-    manifest = Manifest(files=files, **entries)
+    return _save(folder, Manifest(files=files, **entries))
+
+
+def add_file(folder: Path, manifest: Manifest, name: str, content: str, **entries: Any) -> Manifest:
+    """Write one more text file into an export, and its manifest again.
+
+    Args:
+        folder: The export.
+        manifest: Read from the folder, or just written.
+        name: Of the file.
+        content: Of the file.
+        **entries: What changes in the manifest besides.
+
+    Returns:
+        Manifest: What was written.
+    """
+    (folder / name).write_text(content, encoding="utf-8")
+    files = {**manifest.files, name: _sha256_of(folder / name)}
+    return _save(folder, replace(manifest, files=files, **entries))
+
+
+def _save(folder: Path, manifest: Manifest) -> Manifest:
     content = {"format_version": FORMAT_VERSION, **asdict(manifest)}
-    for name in ("exits", "external_data"):
+    for name in ("exits", "external_data", "reached"):
         if not content[name]:
             del content[name]  # then a release that does not know them can read it
+    for entry in (*content["sizes"], *content.get("exits", ())):
+        if entry["precision"] == "fp32":
+            del entry["precision"]  # likewise
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest

@@ -1,27 +1,34 @@
 """Compares an export with the model it came from: the same tokens, and the same vectors in the same batches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 
-from st_plugins.errors import ParityError
+from st_plugins_export.closeness import Closeness
 from st_plugins_export.entries import ExportedSize
-from st_plugins_export.exit_parity import check_exit
+from st_plugins_export.exit_parity import check_exits
 from st_plugins_export.first_output import check_repeated, check_tokens
 from st_plugins_export.graph import in_float32, plain_copy
 from st_plugins_export.opened import OpenedExport
+from st_plugins_export.precisions import FULL, Precision, wanted_precisions
 from st_plugins_export.probes import token_batches
-from st_plugins_export.report import ExportReport, SizeReport
+from st_plugins_export.report import ExitReport, ExportReport, SizeReport
 from st_plugins_export.routed import check_routes
+from st_plugins_export.speeds import relative_speeds
 
 
 def check_parity(
-    model: SentenceTransformer, folder: str | Path, texts: Sequence[str] | None = None, *, tolerance: float = 1e-5
+    model: SentenceTransformer,
+    folder: str | Path,
+    texts: Sequence[str] | None = None,
+    *,
+    tolerance: float = 1e-5,
+    min_cosine: Mapping[str, float] | None = None,
 ) -> ExportReport:
     """Compare every graph of an export with torch.
 
@@ -32,13 +39,14 @@ def check_parity(
         model: What was exported; left as it is, a copy runs on the CPU.
         folder: The export.
         texts: Compare these instead, in batches of 32 and without a prompt.
-        tolerance: Largest absolute difference to accept.
+        tolerance: Largest absolute difference to accept in float32.
+        min_cosine: By precision, what the mean cosine with torch must reach, where it is not the usual bar.
 
     Returns:
-        ExportReport: The largest difference of each graph.
+        ExportReport: The figures of each graph.
 
     Raises:
-        ParityError: If a difference is larger, or tokens differ.
+        ParityError: If a graph is not close enough, or tokens differ.
         ManifestError: If the folder is incomplete or was changed.
 
     Example:
@@ -47,55 +55,103 @@ def check_parity(
         True
     """
     if isinstance(model[0], Router):
-        return check_routes(model, Path(folder), partial(check_parity, texts=texts, tolerance=tolerance))
+        options: dict[str, Any] = {"texts": texts, "tolerance": tolerance, "min_cosine": min_cosine}
+        return check_routes(model, Path(folder), partial(check_parity, **options))
     opened = OpenedExport(Path(folder))
-    model = in_float32(model)
-    sizes = [check_size(model, opened, size, texts, tolerance=tolerance) for size in opened.manifest.sizes]
-    exits = [check_exit(model, opened, exported, texts, tolerance=tolerance) for exported in opened.manifest.exits]
-    return ExportReport(Path(folder), tolerance, tuple(sizes), tuple(exits))
+    bars = wanted_precisions(opened.manifest.precisions, min_cosine)
+    return check_opened(in_float32(model), opened, texts, bars=bars, tolerance=tolerance)
 
 
-def check_size(
+def check_opened(
     model: SentenceTransformer,
     opened: OpenedExport,
-    size: ExportedSize,
     texts: Sequence[str] | None = None,
     *,
+    bars: Sequence[Precision],
     tolerance: float,
-) -> SizeReport:
-    """:func:`check_parity` for one graph.
+    after_each: Callable[[], Any] = lambda: None,
+) -> ExportReport:
+    """:func:`check_parity` for an opened export; ``after_each`` is called after each size and each exit."""
+    options: dict[str, Any] = {
+        "texts": texts,
+        "bars": {precision.name: precision for precision in bars},
+        "tolerance": tolerance,
+    }
+    sizes: list[SizeReport] = []
+    for size in _grouped(opened.manifest.sizes, "layer", "dim"):
+        sizes += check_sizes(model, opened, size, **options)
+        after_each()
+    exits: list[ExitReport] = []
+    for exported in _grouped(opened.manifest.exits, "name"):
+        exits += check_exits(model, opened, exported, **options)
+        after_each()
+    return ExportReport(opened.folder, tolerance, tuple(sizes), tuple(exits))
+
+
+def check_sizes(
+    model: SentenceTransformer,
+    opened: OpenedExport,
+    group: Sequence[ExportedSize],
+    *,
+    texts: Sequence[str] | None = None,
+    bars: Mapping[str, Precision],
+    tolerance: float,
+) -> list[SizeReport]:
+    """:func:`check_parity` for the graphs of one size, which need the vectors of torch only once.
 
     Args:
         model: What was exported.
         opened: The export.
-        size: One of its sizes.
+        group: One of its sizes, in one precision or several.
         texts: Compare these instead of the probes.
-        tolerance: Largest absolute difference to accept.
+        bars: How close each precision must be.
+        tolerance: Largest absolute difference to accept in float32.
 
     Returns:
-        SizeReport: ``seconds`` is the time of the check.
+        list: One :class:`SizeReport` for each; ``seconds`` is the time of the check.
 
     Raises:
-        ParityError: If a difference is larger, or tokens differ.
+        ParityError: If a graph is not close enough, or tokens differ.
     """
     started = time.perf_counter()
+    size = group[0]
     plain = plain_copy(model) if size.is_full else plain_copy(model, layer=size.layer, dim=size.dim)
-    worst = 0.0
+    found = [Closeness(graph.file, bars[graph.precision], tolerance) for graph in group]
     for batch, prompt, encodings in token_batches(plain, opened, texts):
-        found = opened.embed(encodings, size)  # (B, dim)
         expected = plain.encode(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)  # (B, dim)
-        difference = float(np.abs(expected - found).max())
-        if not difference <= tolerance:  # NaN fails as well
-            raise ParityError(
-                f"{size.file} must give the vectors of torch to within {tolerance:.0e}, and is {difference:.1e} off "
-                f"in a batch of {len(batch)} that starts with {(prompt + batch[0])[:60]!r}. Report this architecture, "
-                "or raise the tolerance if you can live with the difference."
-            )
-        worst = max(worst, difference)
-    if opened.manifest.layout == "tokens":
-        check_tokens(plain, opened, size, tolerance=tolerance)
-    else:
-        check_repeated(opened, size)
-    file = opened.folder / size.file
-    seconds = time.perf_counter() - started
-    return SizeReport(size.layer, size.dim, size.file, file.stat().st_size, size.nodes, worst, seconds)
+        for graph, closeness in zip(group, found, strict=True):
+            closeness.add([prompt + text for text in batch], expected, opened.embed(encodings, graph))
+    for graph in group:
+        if opened.manifest.layout == "portable":
+            check_repeated(opened, graph)
+        elif graph.precision == FULL:
+            check_tokens(plain, opened, graph, tolerance=tolerance)
+    speeds = relative_speeds(opened, group)
+    seconds = (time.perf_counter() - started) / len(group)
+    reports = []
+    for graph, closeness, speed in zip(group, found, speeds, strict=True):
+        closeness.check()
+        report = SizeReport(
+            graph.layer,
+            graph.dim,
+            graph.file,
+            (opened.folder / graph.file).stat().st_size,
+            graph.nodes,
+            closeness.max_difference,
+            seconds,
+            graph.precision,
+            closeness.cosine_mean,
+            closeness.cosine_min,
+            closeness.alone_difference,
+            speed,
+        )
+        reports.append(report)
+    return reports
+
+
+def _grouped(graphs: Sequence[Any], *names: str) -> list[list[Any]]:
+    """Graphs that differ in nothing but their precision, together; float32 first, as in the manifest."""
+    groups: dict[Any, list[Any]] = {}
+    for graph in graphs:
+        groups.setdefault(tuple(getattr(graph, name) for name in names), []).append(graph)
+    return list(groups.values())

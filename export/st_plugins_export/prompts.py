@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from st_plugins.errors import InputError
-from st_plugins_export.layout import Manifest
+from st_plugins_export.manifest import Manifest
 
 # The names sentence-transformers looks for, in its order.
 QUERY_PROMPTS = ("query",)

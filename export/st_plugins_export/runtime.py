@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from st_plugins.errors import ExitError, InputError
+from st_plugins.identity import with_precision
 from st_plugins_export.choices import check_positive, checked_layers, find_exit, find_size
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.opened import OpenedExport
@@ -42,6 +43,7 @@ class OnnxEncoder:
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote. Every file is compared with the manifest before it is
             used; the graph of a size is opened when the size is first asked for.
+        precision: Which of the exported precisions to run; an error names them.
         providers: Where to run: "cpu", "cuda", "cuda:1", any execution provider of ONNX Runtime, or several in order of
             preference. None for the CPU. The first must start, or the first call fails: nothing falls back silently.
         threads: Batches of one call that run at the same time; None for one per core, and two on a GPU, so that it need
@@ -53,6 +55,7 @@ class OnnxEncoder:
         MissingExtraError: If onnxruntime or tokenizers is not installed.
         ManifestError: If the folder is incomplete or was changed.
         UnsafeModelError: If it contains links or leads out of itself.
+        PrecisionError: If the folder does not have the precision.
         ProviderError: If a provider is not part of the installed onnxruntime.
         ValueError: If a number is not positive.
 
@@ -66,6 +69,7 @@ class OnnxEncoder:
         self,
         folder: str | Path,
         *,
+        precision: str = "fp32",
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
         token_budget: int | None = None,
@@ -73,13 +77,15 @@ class OnnxEncoder:
         for name, value in (("token_budget", token_budget), ("threads", threads)):
             if value is not None:
                 check_positive(name, value)
+        self._precision = precision
         self._routes = read_routes(Path(folder))
         home = Path(folder) if self._routes is None else Path(folder) / self._routes.default_route
         self._opened = OpenedExport(home, providers=providers, threads=1)
-        self._manifest = self._opened.manifest
+        self._manifest = self._opened.manifest.at(precision)
         self._token_budget = token_budget or self._opened.provider.token_budget
         self._workers = threads or (cores() if self._opened.provider.name == CPU else _WORKERS_OF_A_DEVICE)
-        options: dict[str, Any] = {"providers": providers, "threads": threads, "token_budget": token_budget}
+        options: dict[str, Any] = {"precision": precision, "providers": providers}
+        options |= {"threads": threads, "token_budget": token_budget}
         others = () if self._routes is None else self._routes.others
         self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
 
@@ -105,8 +111,10 @@ class OnnxEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the vectors at full size; equals ``st_plugins.fingerprint`` of the model that was exported."""
-        return self._manifest.full.fingerprint if self._routes is None else self._routes.fingerprint
+        """Identity of the vectors at full size; equals ``st_plugins.fingerprint(model, precision=...)``."""
+        if self._routes is not None:
+            return with_precision(self._routes.fingerprint, self._precision)
+        return self._manifest.full.fingerprint
 
     @property
     def max_seq_length(self) -> int | None:

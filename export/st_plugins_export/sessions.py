@@ -12,7 +12,8 @@ import numpy as np
 from st_plugins.errors import ManifestError
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
-from st_plugins_export.layout import Manifest, map_verified, read_verified
+from st_plugins_export.layout import map_verified, read_verified
+from st_plugins_export.manifest import Manifest
 from st_plugins_export.providers import CUDA, check_started, wanted_providers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 import st_plugins
 from st_plugins.exits import ExitPolicy, Gate, Saturation
 from st_plugins_export import export_onnx
+from st_plugins_export.precisions import PRECISIONS
 
 WIDTH = 32
 DEPTH = 3
@@ -138,6 +139,14 @@ def exported_exits(leaving, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported_exits") / "export"
     export_onnx(leaving, folder, exits=["gate", "saturation"], layer_per_text=True, show_progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lowered(leaving, tmp_path_factory):
+    """Folder and report of a small export in every precision. Read only."""
+    folder = tmp_path_factory.mktemp("lowered") / "export"
+    options = {"sizes": [(2, 16)], "exits": ["gate"], "layer_per_text": True, "show_progress": False}
+    return folder, export_onnx(leaving, folder, precisions=list(PRECISIONS), **options)
 
 
 @pytest.fixture

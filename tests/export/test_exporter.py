@@ -20,6 +20,8 @@ from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeE
 from st_plugins.exits import Certificate, ExitPolicy, Saturation, encode_with_exits
 from st_plugins_export import OnnxEncoder, export_onnx
 from st_plugins_export.exit_graph import write_exit_graph
+from st_plugins_export.graph import OPSETS
+from st_plugins_export.precisions import PRECISIONS
 
 WIDTH, DEPTH = 32, 3
 FILES = {
@@ -30,6 +32,7 @@ FILES = {
     "modules.json",
     "onnx/model.onnx",
     "onnx/model_L2_D16.onnx",
+    "report.json",
     "sentence_bert_config.json",
     "serving/README.md",
     "serving/mlserver/model-settings.json",
@@ -175,7 +178,7 @@ def test_a_graph_with_exits_that_differs_fails_the_export(leaving, tmp_path, mon
     def higher(model, file, layers, policy, *rest):
         return write_exit_graph(model, file, layers, replace(policy, threshold=2.0), *rest)
 
-    monkeypatch.setattr("st_plugins_export.exporter.write_exit_graph", higher)
+    monkeypatch.setattr("st_plugins_export.export_files.write_exit_graph", higher)
     with pytest.raises(ParityError, match=r"model_exit_gate\.onnx a text must .* in torch, 1, and leaves at 3: 'a'"):
         export_onnx(leaving, tmp_path / "out", exits=["gate"], show_progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -194,6 +197,36 @@ def test_the_model_is_left_as_it_is(build, texts, tmp_path):
     assert model.tokenizer.backend_tokenizer.to_str() == tokenizer
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     np.testing.assert_array_equal(model.encode(texts), vectors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset_gives_the_vectors_of_torch(leaving, texts, tmp_path, opset):
+    options = {"exits": ["gate"], "precisions": list(PRECISIONS), "show_progress": False}
+    report = export_onnx(leaving, tmp_path / "out", opset=opset, **options)
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model_exit_gate.onnx")
+    assert graph.opset_import[0].version == read_json(tmp_path / "out" / "manifest.json")["opset"] == opset
+    assert report.max_difference <= 1e-5
+    assert_same_vectors(leaving, tmp_path / "out", texts, exit="gate")
+
+
+def test_another_opset_is_refused(plain, tmp_path):
+    with pytest.raises(ExportError, match=r"opset must be one of \[17, 18, 19, 20\], got 16"):
+        export_onnx(plain, tmp_path / "out", opset=16)
+
+
+def test_a_precision_that_misses_its_bar_leaves_nothing_behind(plain, tmp_path):
+    message = r"model_fp16\.onnx must give vectors whose cosine .* at least 1\.00000 on average .* min_cosine"
+    with pytest.raises(ParityError, match=message):
+        export_onnx(plain, tmp_path / "out", precisions=["fp16"], min_cosine={"fp16": 1.0}, show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_graphs_of_one_name_are_refused(leaving, tmp_path):
+    model = copy.deepcopy(leaving)
+    model[0].add_exit_policy(replace(model[0].exit_policies["gate"], name="gate_fp16"))
+    with pytest.raises(ExportError, match=r"would write onnx/model_exit_gate_fp16\.onnx twice.* Rename the policy"):
+        export_onnx(model, tmp_path / "out", exits=["gate", "gate_fp16"], precisions=["fp16"])
 
 
 def test_baked_and_plain_models_get_the_same_graph(plain, exported, tmp_path):

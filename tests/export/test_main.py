@@ -31,6 +31,20 @@ def test_exits_are_exported(leaving, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: exit must be the name of a policy")
 
 
+def test_precisions_and_opset_are_passed_on_and_an_export_can_be_checked(saved, tmp_path, capsys):
+    arguments = [str(saved), str(tmp_path / "out")]
+    assert main([*arguments, "--precision", "fp16", "--opset", "18"]) == 0
+    assert "onnx/model_fp16.onnx" in capsys.readouterr().out
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert main([*arguments, "--check"]) == 0
+    assert "onnx/model_fp16.onnx" in capsys.readouterr().out
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    assert main([*arguments, "--check", "--tolerance", "0"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: onnx/model.onnx must give")
+    assert main([*arguments, "--precision", "fp8"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: A precision must be one of")
+
+
 def test_a_refusal_is_one_line(saved, tmp_path, capsys):
     assert main([str(saved), str(tmp_path / "out"), "--size", "9x16"]) == 1
     out, error = capsys.readouterr()

@@ -9,6 +9,7 @@ from st_plugins import fingerprint
 from st_plugins.errors import ExitError, SizeError
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy
+from st_plugins.identity import with_precision
 
 
 def test_it_is_the_same_after_saving_and_loading(model, tmp_path, texts):
@@ -74,6 +75,14 @@ def test_weights_no_vector_depends_on_do_not_count(tiny_folder):
     pair = [SentenceTransformer(modules=[Transformer(str(tiny_folder)), Pooling(16, "mean")]) for _ in range(2)]
     assert not torch.equal(*(model[0].model.pooler.dense.weight for model in pair))
     assert fingerprint(pair[0]) == fingerprint(pair[1])
+
+
+def test_another_precision_has_another_one(model):
+    before = fingerprint(model)
+    assert fingerprint(model, precision="fp32") == before
+    others = [fingerprint(model, precision=name) for name in ("fp16", "int8")]
+    assert len({before, *others}) == 3
+    assert others[0] == with_precision(before, "fp16") != fingerprint(model, layer=2, precision="fp16")
 
 
 def test_a_plain_model_has_one_too(plain):

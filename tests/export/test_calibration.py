@@ -1,0 +1,21 @@
+"""Calibration texts as inputs of a graph."""
+
+import numpy as np
+
+from st_plugins_export.calibration import CALIBRATION_TEXTS, calibration_batches
+
+
+def test_every_text_comes_once_and_padding_is_small(plain):
+    batches = calibration_batches(plain, CALIBRATION_TEXTS)
+    assert [len(batch["input_ids"]) for batch in batches] == [8] * (len(CALIBRATION_TEXTS) // 8)
+    for batch in batches:
+        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask"}
+        assert all(value.dtype == np.int64 and value.shape == batch["input_ids"].shape for value in batch.values())
+    widths = [batch["input_ids"].shape[1] for batch in batches]
+    assert widths == sorted(widths)
+    assert len(set(CALIBRATION_TEXTS)) == len(CALIBRATION_TEXTS)
+
+
+def test_layers_take_turns(plain):
+    batches = calibration_batches(plain, ["a", "b", "c"], layers=(1, 3))
+    assert batches[0]["layer"].tolist() == [1, 3, 1]
