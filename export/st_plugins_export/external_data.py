@@ -15,6 +15,8 @@ from st_plugins_export.extras import require
 
 # The rest of the 2 GiB is room for the graph itself.
 MOST_BYTES = 2**31 - 2**24
+# What ONNX Runtime takes of one tensor whose content it is given, and does not read by itself.
+MOST_BYTES_OF_A_TENSOR = 2**31
 # Where onnxruntime-web looks for the weights of onnx/model.onnx.
 DATA_FILE = "onnx/model.onnx_data"
 # What is smaller stays in the graph: shapes and constants, which onnx reads to understand it.
@@ -50,7 +52,7 @@ class GraphWriter:
             file: Inside the folder.
 
         Raises:
-            ExportError: If it must be whole and is too large for that.
+            ExportError: If it must be whole and is too large for that, or one tensor is larger than ONNX Runtime takes.
         """
         onnx = require("onnx", extra="onnx")
         if not self._goes_beside(graph):
@@ -76,6 +78,11 @@ class GraphWriter:
 
     def _move(self, tensor: Any, data: Any) -> None:
         content = tensor.raw_data
+        if len(content) > MOST_BYTES_OF_A_TENSOR:
+            raise ExportError(
+                f"One tensor may have 2 GiB, and {tensor.name} {list(tensor.dims)} has {len(content) / 2**30:.1f} GiB. "
+                "Export a model with a smaller vocabulary, or run this one with sentence-transformers."
+            )
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
             data.write(bytes(-data.tell() % _ALIGNMENT))

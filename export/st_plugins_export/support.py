@@ -39,6 +39,7 @@ _REASONS = {
     "WordEmbeddings": "whose tokens are made in Python. StaticEmbedding(tokenizer, embedding_weights) gives their mean",
     "LSTM": "which needs the lengths that only WordEmbeddings gives. Use a Transformer",
     "CNN": "which reads padding, so that a text's vector would depend on its batch. Use a Transformer",
+    "SpladePooling": "whose vectors are sparse, which OnnxEncoder's are not. Run it with sentence-transformers",
     "Router": "which must be the first module of a model",
     "CLIPModel": "which reads images. Build a pipeline of its text model alone",
 }

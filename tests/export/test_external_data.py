@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from st_plugins.errors import ExportError, ManifestError, UnsafeModelError
@@ -112,6 +112,9 @@ def test_automatic_files_are_whole_until_one_is_too_large(plain, tmp_path, monke
     monkeypatch.setattr("st_plugins_export.external_data.MOST_BYTES", 2047)
     writer.save(copy.deepcopy(graph), tmp_path / "onnx" / "too_large.onnx")
     assert writer.beside == {"onnx/too_large.onnx": DATA_FILE}
+    monkeypatch.setattr("st_plugins_export.external_data.MOST_BYTES_OF_A_TENSOR", 2047)
+    with pytest.raises(ExportError, match=r"One tensor may have 2 GiB, and w \[1, 512\] has 0\.0 GiB"):
+        GraphWriter(tmp_path).save(copy.deepcopy(graph), tmp_path / "onnx" / "one_tensor.onnx")
     with pytest.raises(ExportError, match=r"less than 2 GiB of weights.*external_data='auto'"):
         GraphWriter(tmp_path, external_data=False).save(graph, tmp_path / "onnx" / "whole.onnx")
 
@@ -226,10 +229,11 @@ def test_a_hostile_graph_reads_nothing_but_its_weights(spoiled, change):
 
 @pytest.mark.slow
 def test_a_model_of_more_than_two_gigabytes(tmp_path):
-    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(600_000)}, unk_token="w0"))
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(300_000)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    embedding = StaticEmbedding(words, embedding_weights=torch.randn(600_000, 1000))
-    model = SentenceTransformer(modules=[embedding, Normalize()], device="cpu")
+    embedding = StaticEmbedding(words, embedding_weights=torch.randn(300_000, 1000))
+    wide = [Dense(1000, 140_000, activation_function=torch.nn.ReLU()), Dense(140_000, 1000)]
+    model = SentenceTransformer(modules=[embedding, *wide, Normalize()], device="cpu")
     with pytest.raises(ExportError, match="the model has 2.2 GiB"):
         export_onnx(model, tmp_path / "whole", external_data=False, show_progress=False)
     export_onnx(model, tmp_path / "out", show_progress=False)

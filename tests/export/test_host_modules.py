@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import (
     WeightedLayerPooling,
     WordWeights,
 )
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 import st_plugins
 from st_plugins.errors import SizeError, UnsupportedModelError
@@ -121,6 +122,10 @@ def test_half_precision_is_exported_as_its_float32(build, texts, tmp_path, dtype
     ("modules", "message"),
     [
         (lambda: [CNN(WIDTH, 4), Pooling(12)], "got CNN, which reads padding, so that a text's vector would depend"),
+        (
+            lambda: [SpladePooling()],
+            "got SpladePooling, whose vectors are sparse, .* Run it with sentence-transformers",
+        ),
         (lambda: [LSTM(WIDTH, 4), Pooling(8)], "got LSTM, which needs the lengths that only WordEmbeddings gives"),
     ],
 )
@@ -131,7 +136,5 @@ def test_modules_that_make_no_sense_in_a_graph_are_refused_by_name(build, tmp_pa
 
 def test_first_modules_that_work_in_python_are_refused_by_name(tmp_path):
     model = SentenceTransformer(modules=[BoW(["cats", "sleep"])], device="cpu")
-    with pytest.raises(
-        UnsupportedModelError, match="must be a Transformer or .*, got BoW, which counts words in Python"
-    ):
+    with pytest.raises(UnsupportedModelError, match="must be a Transformer, .*, got BoW, which counts words in Python"):
         export_onnx(model, tmp_path / "out")
