@@ -40,6 +40,9 @@ fix: setup  ## apply every automatic fix
 test: setup  ## the fast tests
 	$(PY) -m pytest
 
+test-consumers: setup .venv-compat/ready  ## real servers and libraries open an export (installs them, below .consumers)
+	$(PY) -m pytest -m slow tests/export/consumers
+
 test-all: setup test-compat test-langchain  ## fast and slow tests, both sentence-transformers lines
 	$(PY) -m pytest -m 'slow or not slow'
 
@@ -68,6 +71,6 @@ bench: setup  ## print every number the docs quote
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:  ## remove what the verbs made
-	rm -rf $(VENV) .venv-compat .venv-langchain demo_output
+	rm -rf $(VENV) .venv-compat .venv-langchain .consumers demo_output
 
-.PHONY: help setup demo check fix test test-all test-compat test-langchain bench clean
+.PHONY: help setup demo check fix test test-all test-compat test-langchain test-consumers bench clean

@@ -129,6 +129,8 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
     with TemporaryDirectory() as scratch:  # it may write more than anybody needs, code among it
         tokenizer.save_pretrained(scratch)
         config = json.loads((Path(scratch) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":  # the name since transformers 5; the old one still works
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     _write_json(
         folder / "tokenizer_config.json", {key: config[key] for key in config if key not in _STALE_TOKENIZER_KEYS}
     )

@@ -92,6 +92,12 @@ def save_tokenizer():
     return write_tokenizer
 
 
+@pytest.fixture(scope="session")
+def build_in():
+    """``build_in(folder, pooling="cls", ...)``: a tiny model that outlives a test."""
+    return make_model
+
+
 @pytest.fixture
 def build(tmp_path):
     """``build(pooling="cls", ...)``: a tiny model of one's own."""

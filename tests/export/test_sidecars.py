@@ -31,6 +31,7 @@ def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
     config = read_json(tmp_path / "out" / "tokenizer_config.json")
     assert config["model_max_length"] == 9
     assert "max_length" not in config
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 knows no TokenizersBackend
     assert read_json(tmp_path / "out" / "tokenizer.json")["truncation"]["max_length"] == 9
     assert OnnxEncoder(tmp_path / "out").max_seq_length == 9
 

@@ -1,0 +1,58 @@
+"""fastembed, transformers.js, infinity open the folder, offline; every pooling they have gives the vectors of torch."""
+
+import numpy as np
+import pytest
+
+from consumer_environments import CASES, ask_client, compat_python, node_folder_for, python_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_fastembed_gives_the_vectors_of_torch(served, consumer_texts, assert_vectors, tmp_path):
+    model, folder = served
+    command = [python_for("fastembed"), CASES / "clients" / "fastembed_client.py"]
+    texts = [*consumer_texts.short, consumer_texts.long]
+    found = ask_client(command, folder, texts, tmp_path)
+    ways = [f"{pooling}{more}" for pooling in ("MEAN", "CLS", "LAST_TOKEN") for more in ("", ", normalized")]
+    assert sorted(found) == sorted(["finished", *ways])
+    for way, vectors in found.items():
+        assert_vectors(vectors, model.encode(texts), way)
+
+
+def ask_transformers_js(folder, texts, scratch):
+    packages = node_folder_for("transformers_js")
+    return ask_client(["node", CASES / "clients" / "transformers_js_client.mjs", packages], folder, texts, scratch)
+
+
+def test_transformers_js_gives_the_vectors_of_torch(served, consumer_texts, assert_vectors, tmp_path):
+    model, folder = served
+    found = ask_transformers_js(folder, consumer_texts.short, tmp_path)
+    ways = [f"fp32, {pooling}{more}" for pooling in ("mean", "cls", "last_token") for more in ("", ", normalized")]
+    assert sorted(found) == sorted(ways)
+    for way, vectors in found.items():
+        assert_vectors(vectors, model.encode(consumer_texts.short), way)
+
+
+def test_transformers_js_cuts_the_last_token_off_a_long_text(minilm, minilm_export, consumer_texts, tmp_path):
+    (found,) = ask_transformers_js(minilm_export[0], [consumer_texts.long], tmp_path)["fp32, mean"]
+    expected = minilm.encode(consumer_texts.long)
+    # Others keep [SEP]. A small difference, and a known one: when it is gone, the README can say so.
+    assert 1e-3 < np.abs(found - expected).max() < 2e-2
+
+
+def test_sentence_transformers_with_optimum_gives_the_vectors_of_torch(
+    served, consumer_texts, assert_vectors, tmp_path
+):
+    model, folder = served  # written by sentence-transformers 6, read by 5.7
+    command = [compat_python(), CASES / "clients" / "sentence_transformers_client.py"]
+    texts = [*consumer_texts.short, consumer_texts.long]
+    assert_vectors(ask_client(command, folder, texts, tmp_path)["encode"], model.encode(texts))
+
+
+def test_infinity_gives_the_vectors_of_torch(served, consumer_texts, assert_vectors, tmp_path):
+    model, folder = served
+    command = [python_for("infinity"), CASES / "clients" / "infinity_client.py"]
+    found = ask_client(command, folder, consumer_texts.short, tmp_path)
+    assert sorted(found) == ["default", "mean"]  # the default is CLS, whatever the model does
+    for way, vectors in found.items():
+        assert_vectors(vectors, model.encode(consumer_texts.short), way)
