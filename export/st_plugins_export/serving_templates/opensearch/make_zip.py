@@ -1,4 +1,4 @@
-"""Writes the zip file of onnx/model.onnx and tokenizer.json that register.json beside it describes.
+"""Writes the zip file that register.json beside it describes: graph, weights if they lie beside it, and tokenizer.
 
 OpenSearch compares the file with the hash in register.json, so it has to be this one, byte for byte::
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-_FILES = ("onnx/model.onnx", "tokenizer.json")
+_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json")
 
 
 def write_zip(export: Path, target: IO[bytes]) -> None:
     """Write the same bytes on every machine: nothing is compressed, and every file is from 1980."""
     with ZipFile(target, "w", ZIP_STORED) as archive:
-        for name in _FILES:
+        for name in filter(lambda name: (export / name).exists(), _FILES):
             entry = ZipInfo(Path(name).name)
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
