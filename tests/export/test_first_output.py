@@ -18,7 +18,7 @@ TEXTS = ["a", "cats sleep", "the weather is lovely today, is it not", ""]
 def run(folder, name="onnx/model.onnx"):
     """The mask, and the outputs of a batch with padding."""
     opened = OpenedExport(folder)
-    inputs = opened._inputs(opened.tokenize(TEXTS))
+    inputs = opened.inputs(opened.tokenize(TEXTS))
     names = ["last_hidden_state", "sentence_embedding"]
     return inputs["attention_mask"], *onnxruntime.InferenceSession(folder / name).run(names, inputs)
 
