@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from texts import docstrings
 
 EXIT = "bench"
 HERE = Path(__file__).parent
-HAS_PRECISIONS = "precisions" in signature(export_onnx).parameters
 
 
 class Setup:
@@ -54,9 +52,8 @@ class Setup:
     def export(self) -> Path:
         """The exported folder."""
         if not self._export.exists():
-            options: dict[str, Any] = {"precisions": ["fp32", "fp16"]} if HAS_PRECISIONS else {}
             model = self.model.to("cpu")
-            print(export_onnx(model, self._export, exits=[EXIT], show_progress=False, **options))
+            print(export_onnx(model, self._export, exits=[EXIT], precisions=["fp16"], show_progress=False))
             model.to(self.device)
         return self._export
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_setup import EXIT, HAS_PRECISIONS, Setup
+from gpu_setup import EXIT, Setup
 from st_plugins.exits import encode_with_exits
 
 PARITY = 1e-4  # largest difference of any coordinate from torch in float32, both without TF32
@@ -30,9 +30,10 @@ def fidelity(setup: Setup) -> dict[str, Any]:
     """How close the faster variants come to float32."""
     texts = setup.workloads["mixed"][:1024]
     expected = setup.model.encode(texts)
-    encoders = {"optimizer, fp16": lambda: setup.encoder(setup.optimized)}
-    if HAS_PRECISIONS:
-        encoders["ours, fp16"] = lambda: setup.encoder(precision="fp16")
+    encoders = {
+        "ours, fp16": lambda: setup.encoder(precision="fp16"),
+        "optimizer, fp16": lambda: setup.encoder(setup.optimized),
+    }
     found = {}
     for name, make in encoders.items():
         vectors = make().encode(texts)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ from sentence_transformers import SentenceTransformer
 import st_plugins
 from st_plugins.exits import ExitPolicy, Saturation
 from st_plugins_export import OnnxEncoder, OnnxModule, export_onnx
+from st_plugins_export.precisions import FULL, PRECISIONS
 from texts import docstrings
 from timing import median_seconds, print_machine
 
 BASE = "sentence-transformers fp32"
 SMALL = (3, 128)
 EXIT = "bench"
-HAS_PRECISIONS = "precisions" in signature(export_onnx).parameters
 Encode = Callable[[list[str]], Any]
 
 # What a fresh process does: one vector, then it says how much memory it took.
@@ -52,8 +51,7 @@ def main() -> None:
     model[0].add_exit_policy(ExitPolicy(EXIT, Saturation(), 0.8, (2, 4, 6)))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "minilm-onnx"
-        options: dict[str, Any] = {"precisions": ["fp32", "fp16", "int8"]} if HAS_PRECISIONS else {}
-        print(export_onnx(model, folder, sizes=[SMALL], exits=[EXIT], show_progress=False, **options))
+        print(export_onnx(model, folder, sizes=[SMALL], exits=[EXIT], precisions=PRECISIONS, show_progress=False))
         print()
         print_machine("torch", "sentence-transformers", "transformers", "onnxruntime", "tokenizers", "numpy")
         variants = encoders(folder)
@@ -77,8 +75,8 @@ def encoders(folder: Path) -> dict[str, Encode]:
         f"OnnxEncoder, layer {layer}, dim {dim}": partial(ours.encode, layer=layer, truncate_dim=dim),
         "OnnxEncoder, exits": partial(ours.encode, exit=EXIT),
     }
-    if HAS_PRECISIONS:
-        for precision in ("fp16", "int8"):
+    for precision in PRECISIONS:
+        if precision != FULL:
             found[f"OnnxEncoder, {precision}"] = OnnxEncoder(folder, precision=precision).encode
     if find_spec("fastembed") is not None:
         found["fastembed, the same file"] = _fastembed(folder)

@@ -45,6 +45,7 @@ class OnnxModule(InputModule):
 
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote.
+        precision: As for ``OnnxEncoder``.
         providers: As for ``OnnxEncoder``. The device of the ``SentenceTransformer`` changes nothing.
         threads: As for ``OnnxEncoder``.
         token_embeddings: Write these too. For exports with ``layout="tokens"``.
@@ -77,6 +78,7 @@ class OnnxModule(InputModule):
         self,
         folder: str | Path,
         *,
+        precision: str = "fp32",
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
         token_embeddings: bool = False,
@@ -89,12 +91,13 @@ class OnnxModule(InputModule):
                 f"OnnxModule(folder / {routes.default_route!r}), or use OnnxEncoder(folder)."
             )
         self._options: dict[str, Any] = {
+            "precision": precision,
             "providers": providers,
             "threads": threads,
             "token_embeddings": token_embeddings,
         }
         self._opened = OpenedExport(Path(folder), providers=providers, threads=1)
-        self._manifest = self._opened.manifest
+        self._manifest = self._opened.manifest.at(precision)
         self._workers = threads or (cores() if self._opened.provider.name == CPU else 1)
         self._writes_tokens = token_embeddings
         if token_embeddings and self._manifest.layout != "tokens":

@@ -96,6 +96,14 @@ def test_token_embeddings_where_asked(build, tmp_path, texts, side):
     assert_close(onnx.encode(texts), model.encode(texts))
 
 
+def test_other_precisions_are_those_of_the_encoder(build, tmp_path, texts):
+    export_onnx(build(), tmp_path / "out", precisions=["fp16"], show_progress=False)
+    for precision in ("fp32", "fp16"):
+        onnx = OnnxModule.as_sentence_transformer(tmp_path / "out", precision=precision)
+        assert_close(onnx.encode(texts), OnnxEncoder(tmp_path / "out", precision=precision).encode(texts))
+    assert np.abs(onnx.encode(texts) - OnnxEncoder(tmp_path / "out").encode(texts)).max() > 1e-6
+
+
 def test_token_embeddings_need_their_layout(exported):
     with pytest.raises(UnsupportedModelError, match="an export with layout='tokens', .* has 'portable'"):
         OnnxModule(exported, token_embeddings=True)
