@@ -22,6 +22,7 @@ from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, count_nodes, place
 from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
+from st_plugins_export.packed_stages import pack_stage
 
 EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
 # A graph cannot have an input and an output of one name.
@@ -103,7 +104,8 @@ class ExitGraph:
         self._layout = layout
         self._opset = opset
         self._width = model[0].get_embedding_dimension()
-        self._stages = trace_stages(model, layers, opset)
+        stages = trace_stages(model, layers, opset)
+        self._stages = tuple(pack_stage(stage, self._width, opset) for stage in stages)
         self._scores: list[Fragment] = []
         if policy is not None:
             counts = range(1, len(layers))

@@ -143,7 +143,9 @@ def test_a_policy_may_end_below_the_full_depth(leaving, tmp_path, many):
         np.testing.assert_allclose(found[0][row], leaving.encode(text, layer=int(found[1][row])), atol=1e-6)
 
 
-def test_blocks_run_only_on_the_rows_and_columns_that_are_left(leaving, exported_exits, tmp_path):
+def test_blocks_run_only_on_the_tokens_that_are_left_and_attention_on_their_rows_and_columns(
+    leaving, exported_exits, tmp_path
+):
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
     options.profile_file_prefix = str(tmp_path / "profile")
@@ -152,13 +154,16 @@ def test_blocks_run_only_on_the_rows_and_columns_that_are_left(leaving, exported
     graph.run(NAMES, {**features(leaving, rows), "layer": np.array([1, 3, 2, 1])})
     graph.run(NAMES, {**features(leaving, rows), "layer": np.array([1, 1, 1, 1])})
     events = json.loads(Path(graph.end_profiling()).read_text())
-    shapes = {1: [], 2: [], 3: []}
+    shapes, attention = {1: [], 2: [], 3: []}, {1: [], 2: [], 3: []}
     for event in events:
         name, arguments = event["name"], event.get("args", {})
+        layer = next((layer for layer in shapes if f"layer_{layer}/" in name), None)
         if "intermediate" in name and "MatMul" in name and name.endswith("kernel_time"):
-            layer = next(layer for layer in shapes if f"layer_{layer}/" in name)
             shapes[layer].append(arguments["output_type_shape"][0]["float"])
-    assert shapes == {1: [[4, 24, 48], [4, 24, 48]], 2: [[2, 5, 48]], 3: [[1, 5, 48]]}
+        if "Softmax" in name and name.endswith("kernel_time"):
+            attention[layer].append(arguments["output_type_shape"][0]["float"])
+    assert shapes == {1: [[35, 48], [35, 48]], 2: [[8, 48]], 3: [[5, 48]]}
+    assert attention == {1: [[4, 2, 24, 24]] * 2, 2: [[2, 2, 5, 5]], 3: [[1, 2, 5, 5]]}
 
 
 def test_thresholds_are_initializers_that_can_be_edited(leaving, exported_exits, many):
