@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         action="append",
         default=[],
-        help="write every graph in this precision too: fp16; may be repeated",
+        help="write every graph in this precision too: fp16, int8; may be repeated",
     )
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the graphs (default: 17)")
     parser.add_argument("--check", action="store_true", help="write nothing; compare the export in FOLDER with MODEL")

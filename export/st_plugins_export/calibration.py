@@ -1,10 +1,12 @@
 """The texts that lower precisions are fitted to, as inputs of a graph. Nothing here looks at labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+
+from st_plugins.errors import InputError
 
 # Short and long, questions and statements, several fields and scripts: activations differ more between kinds of text
 # than between texts of a kind.
@@ -48,6 +50,20 @@ CALIBRATION_TEXTS = (
     "Happy birthday! 🎉 Hope you have a wonderful day with your family.",
 )
 _ROWS = 8
+
+
+def checked_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    """The texts, if they are such.
+
+    Raises:
+        InputError: If there is none, or one is no text.
+    """
+    found = () if isinstance(texts, str) else tuple(texts)
+    if not found or not all(isinstance(text, str) for text in found):
+        raise InputError(
+            f"calibration_texts must be a list of at least one text, got {texts!r:.60}. Give some like those you embed."
+        )
+    return found
 
 
 def calibration_batches(

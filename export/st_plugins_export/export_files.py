@@ -9,7 +9,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 import st_plugins
-from st_plugins_export.calibration import CALIBRATION_TEXTS, calibration_batches
+from st_plugins_export.calibration import calibration_batches
 from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.external_data import GraphWriter, announce_external_data
@@ -41,6 +41,7 @@ class ExportFiles:
         folder: Empty.
         writer: Saves the graphs.
         precisions: Float32 first.
+        calibration_texts: What the others are fitted to.
         layout: Of the first output.
         opset: Of the graphs.
         progress: A bar, moved on after each graph.
@@ -53,11 +54,13 @@ class ExportFiles:
         writer: GraphWriter,
         *,
         precisions: Sequence[Precision],
+        calibration_texts: Sequence[str],
         layout: str,
         opset: int,
         progress: Any,
     ) -> None:
         self._model, self._folder, self._writer, self._precisions = model, folder, writer, precisions
+        self._calibration_texts = calibration_texts
         self._layout, self._opset, self._progress = layout, opset, progress
         self._full = plain_copy(model)
         self._costs: dict[str, Cost] = {}
@@ -138,7 +141,7 @@ class ExportFiles:
         """The graph that was just written in float32, and from it those in other precisions."""
         self._note(entry.file, started, 0)
         entries = [entry]
-        batches = calibration_batches(self._full, CALIBRATION_TEXTS, layers) if len(self._precisions) > 1 else []
+        batches = calibration_batches(self._full, self._calibration_texts, layers) if len(self._precisions) > 1 else []
         for precision in self._precisions[1:]:
             started = time.perf_counter()
             lowered, fallbacks = write_lowered(self._folder, entry, precision, batches, self._writer)

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Router
 from tqdm import tqdm
 
 from st_plugins.errors import ExportError
+from st_plugins_export.calibration import CALIBRATION_TEXTS, checked_texts
 from st_plugins_export.export_files import Cost, ExportFiles
 from st_plugins_export.external_data import GraphWriter, check_external_data
 from st_plugins_export.extras import require
@@ -41,6 +42,7 @@ def export_onnx(
     external_data: bool | str = "auto",
     precisions: Iterable[str] = (FULL,),
     min_cosine: Mapping[str, float] | None = None,
+    calibration_texts: Iterable[str] = CALIBRATION_TEXTS,
     opset: int = OPSET,
     tolerance: float = 1e-5,
     show_progress: bool = True,
@@ -72,8 +74,11 @@ def export_onnx(
             file need. ``"auto"``: into each graph, unless that exceeds the 2 GiB that one holds.
         precisions: Write every graph in these precisions too. ``"fp32"`` is always written: it is what the others are
             made from. ``"fp16"``: float16 inside, half the bytes, for GPUs; operators that it spoils stay float32.
+            ``"int8"``: products and tables in int8 with a scale for each token, a quarter of the bytes, for CPUs.
         min_cosine: By precision, what the cosine with torch must reach on average over all probes, where that is not
-            the usual bar (0.9999 for ``"fp16"``); no probe may be ten times as far from 1.
+            the usual bar (0.9999 for ``"fp16"``, 0.998 for ``"int8"``); no probe may be ten times as far from 1.
+        calibration_texts: What ``"fp16"`` and ``"int8"`` are fitted to: texts like those you will embed, no labels.
+            The default is 32 general ones, in English. Check the result with other texts: :func:`check_parity`.
         opset: Of the graphs: 17, 18, 19 or 20.
         tolerance: Largest absolute difference from torch, in any coordinate of any probe, in float32.
         show_progress: Show a bar over the steps.
@@ -88,6 +93,7 @@ def export_onnx(
         ExitError: If an exit policy does not exist, or was calibrated for other weights.
         UntrainedSizeError: If the model was not trained for a layer to leave at.
         PrecisionError: If a precision does not exist.
+        InputError: If there are no calibration texts, or they are no texts.
         ParityError: If a graph and torch disagree more than its precision allows, or if what shares a batch with a text
             changes its vector.
         ExportError: If the target holds something else or cannot be written, ONNX cannot express the model, or its
@@ -108,7 +114,7 @@ def export_onnx(
     check_external_data(external_data)
     if opset not in OPSETS:
         raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
-    bars = wanted_precisions(precisions, min_cosine)
+    bars, to_fit = wanted_precisions(precisions, min_cosine), checked_texts(calibration_texts)
     if isinstance(model[0], Router):
         export = partial(
             export_onnx,
@@ -119,6 +125,7 @@ def export_onnx(
             external_data=external_data,
             precisions=[precision.name for precision in bars],
             min_cosine=min_cosine,
+            calibration_texts=to_fit,
             opset=opset,
             tolerance=tolerance,
             show_progress=show_progress,
@@ -133,7 +140,16 @@ def export_onnx(
     steps = tqdm(total=count, desc="Export", unit="step", disable=not show_progress)
     with staged_folder(Path(folder)) as staged, steps:
         writer = GraphWriter(staged, external_data=external_data)
-        files = ExportFiles(model, staged, writer, precisions=bars, layout=layout, opset=opset, progress=steps)
+        files = ExportFiles(
+            model,
+            staged,
+            writer,
+            precisions=bars,
+            calibration_texts=to_fit,
+            layout=layout,
+            opset=opset,
+            progress=steps,
+        )
         costs = files.write(wanted, leaving, tolerance)
         opened = OpenedExport(staged)
         found = check_opened(model, opened, bars=bars, tolerance=tolerance, after_each=steps.update)

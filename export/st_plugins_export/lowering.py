@@ -16,6 +16,7 @@ from st_plugins_export.fragments import count_nodes
 from st_plugins_export.half_fallbacks import half_with_fallbacks
 from st_plugins_export.layout import file_in
 from st_plugins_export.precisions import Precision
+from st_plugins_export.smoothing import smoothed_int8
 
 Exported = TypeVar("Exported", ExportedSize, ExportedExit)
 
@@ -41,6 +42,8 @@ def lowered(model: Any, precision: Precision, batches: Sequence[Mapping[str, np.
         precision: Not float32.
         batches: Inputs to fit it to.
     """
+    if precision.name == "int8":
+        return Lowered(smoothed_int8(model, batches))
     return Lowered(*half_with_fallbacks(model, precision, batches))
 
 

@@ -151,7 +151,14 @@ def exported_exits(leaving, tmp_path_factory):
 def lowered(leaving, tmp_path_factory):
     """Folder and report of a small export in every precision. Read only."""
     folder = tmp_path_factory.mktemp("lowered") / "export"
-    options = {"sizes": [(2, 16)], "exits": ["gate"], "layer_per_text": True, "show_progress": False}
+    return folder, export_onnx(leaving, folder, sizes=[(1, 16)], precisions=list(PRECISIONS), show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def lowered_exits(leaving, tmp_path_factory):
+    """The same with exits; for slow tests."""
+    folder = tmp_path_factory.mktemp("lowered_exits") / "export"
+    options = {"exits": ["gate"], "layer_per_text": True, "show_progress": False}
     return folder, export_onnx(leaving, folder, precisions=list(PRECISIONS), **options)
 
 

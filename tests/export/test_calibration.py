@@ -1,8 +1,11 @@
 """Calibration texts as inputs of a graph."""
 
 import numpy as np
+import pytest
 
-from st_plugins_export.calibration import CALIBRATION_TEXTS, calibration_batches
+from st_plugins.errors import InputError
+from st_plugins_export.calibration import CALIBRATION_TEXTS, calibration_batches, checked_texts
+from st_plugins_export.probes import probe_texts
 
 
 def test_every_text_comes_once_and_padding_is_small(plain):
@@ -19,3 +22,17 @@ def test_every_text_comes_once_and_padding_is_small(plain):
 def test_layers_take_turns(plain):
     batches = calibration_batches(plain, ["a", "b", "c"], layers=(1, 3))
     assert batches[0]["layer"].tolist() == [1, 3, 1]
+
+
+def test_no_calibration_text_is_a_probe(plain):
+    assert not set(CALIBRATION_TEXTS) & set(probe_texts(plain))
+
+
+def test_texts_of_ones_own_may_come_from_anywhere():
+    assert checked_texts(iter(["a", "b"])) == ("a", "b")
+
+
+@pytest.mark.parametrize("texts", ["a text", [], [b"a"], ["a", None]])
+def test_what_is_no_list_of_texts_is_refused(texts):
+    with pytest.raises(InputError, match="calibration_texts must be a list of at least one text, got .* Give some"):
+        checked_texts(texts)

@@ -17,6 +17,7 @@ def test_every_graph_has_its_costs(plain, tmp_path):
             folder,
             GraphWriter(folder),
             precisions=wanted_precisions(["fp16"]),
+            calibration_texts=["cats sleep"],
             layout="portable",
             opset=17,
             progress=progress,

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 
 import st_plugins
-from st_plugins.errors import ExportError, MissingExtraError, ParityError, SizeError
+from st_plugins.errors import ExportError, InputError, MissingExtraError, ParityError, SizeError
 from st_plugins.exits import Certificate, ExitPolicy, Saturation, encode_with_exits
 from st_plugins_export import OnnxEncoder, export_onnx
 from st_plugins_export.exit_graph import write_exit_graph
@@ -220,6 +220,21 @@ def test_a_precision_that_misses_its_bar_leaves_nothing_behind(plain, tmp_path):
     with pytest.raises(ParityError, match=message):
         export_onnx(plain, tmp_path / "out", precisions=["fp16"], min_cosine={"fp16": 1.0}, show_progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_int8_is_fitted_to_the_texts_that_are_given(plain, tmp_path):
+    options = {"precisions": ["int8"], "min_cosine": {"int8": 0.9}, "show_progress": False}
+    for name, texts in (("cats", ["cats sleep"]), ("word", ["word " * 20]), ("again", iter(["cats sleep"]))):
+        export_onnx(plain, tmp_path / name, calibration_texts=texts, **options)
+    files = (tmp_path / name / "onnx" / "model_quantized.onnx" for name in ("cats", "word", "again"))
+    cats, word, again = (file.read_bytes() for file in files)
+    assert cats == again != word
+
+
+def test_calibration_texts_that_are_none_are_refused(plain, tmp_path):
+    with pytest.raises(InputError, match="calibration_texts must be a list of at least one text"):
+        export_onnx(plain, tmp_path / "out", precisions=["int8"], calibration_texts=[])
 
 
 def test_two_graphs_of_one_name_are_refused(leaving, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from st_plugins_export import OnnxEncoder
 from st_plugins_export.layout import read_manifest
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.sessions import OUTPUT, Sessions, _run_bound
+from st_plugins_export.sessions import EXACT_SUMS, OUTPUT, Sessions, _run_bound
 
 FORKS = """
 import os, sys, threading
@@ -50,6 +50,13 @@ def test_a_graph_is_opened_when_first_used_and_once(sessions, exported):
         assert len(set(pool.map(lambda _: id(sessions.session(full)), range(16)))) == 1
     assert list(sessions._opened) == [full.file]
     assert sessions.session(small) is not sessions.session(full)
+
+
+def test_sums_of_int8_products_are_exact(sessions, exported):
+    """What that means is tested in test_row_int8.py."""
+    options = sessions.session(read_manifest(exported).full).get_session_options()
+    name, value = EXACT_SUMS
+    assert options.get_session_config_entry(name) == value
 
 
 def test_bound_tensors_give_the_same_vectors(exported):
