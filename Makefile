@@ -37,14 +37,17 @@ fix: setup  ## apply every automatic fix
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Two processes, each on one core: a test must not wait for the threads of another.
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
+
 test: setup  ## the fast tests
-	$(PY) -m pytest
+	$(TEST)
 
 test-consumers: setup .venv-compat/ready  ## real servers and libraries open an export (installs them, below .consumers)
 	$(PY) -m pytest -m slow tests/export/consumers
 
 test-all: setup test-compat test-langchain  ## fast and slow tests, both sentence-transformers lines
-	$(PY) -m pytest -m 'slow or not slow'
+	$(TEST) -m 'slow or not slow'
 
 .venv-compat/ready: pyproject.toml
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat

@@ -52,10 +52,14 @@ def pack_tokens(model: Any, mask: str = "attention_mask") -> PackedGraph:
         PackedGraph: Its ``model`` is the given one if nothing would be gained; ``reason`` then says why.
 
     Example:
-        >>> import onnx
-        >>> packed = pack_tokens(onnx.load("minilm-onnx/onnx/model.onnx"))
-        >>> packed.products, packed.reason
-        (36, '')
+        >>> from onnx import parser
+        >>> model = parser.parse_model('<ir_version: 8, opset_import: ["": 17]>'
+        ...     "g (int64[B, T] attention_mask, float[B, T, 2] x) => (float[B, T, 1] y)"
+        ...     "<float[2, 1] w = {1, 2}> { y = MatMul (x, w) }")
+        >>> pack_tokens(model).products
+        1
+        >>> pack_tokens(pack_tokens(model).model).reason
+        'no product with weights is computed token by token'
     """
     inputs = {tensor.name: [dim.dim_param for dim in tensor.type.tensor_type.shape.dim] for tensor in model.graph.input}
     names = inputs.get(mask, [])

@@ -96,9 +96,9 @@ class ExportReport:
         >>> half = SizeReport(6, 384, "onnx/model_fp16.onnx", 45_246_319, 523, 3e-04, 2.1, "fp16", 0.99999, 0.99998)
         >>> print(ExportReport(Path("minilm-onnx"), 1e-05, (size, half)))
         minilm-onnx: 1 size in fp32, fp16, largest difference from torch in fp32 1.8e-07 (allowed 1e-05)
-    layer  dim  precision  file                  MB  nodes  max diff   cosine      min    alone  speed  sec
-        6  384  fp32       onnx/model.onnx       90    536   1.8e-07  1.00000  1.00000  0.0e+00         3.9
-        6  384  fp16       onnx/model_fp16.onnx  45    523   3.0e-04  0.99999  0.99998  0.0e+00         2.1
+        layer  dim  precision  file                  MB  nodes  max diff   cosine      min    alone  speed  sec
+            6  384  fp32       onnx/model.onnx       90    536   1.8e-07  1.00000  1.00000  0.0e+00         3.9
+            6  384  fp16       onnx/model_fp16.onnx  45    523   3.0e-04  0.99999  0.99998  0.0e+00         2.1
     """
 
     folder: Path

@@ -25,11 +25,13 @@ def pack_if_equal(model: Any, feeds: Mapping[str, np.ndarray], mask: str = "atte
         a real token or in any other output. The export compares with torch besides, and more strictly.
 
     Example:
-        >>> import onnx
-        >>> ids = np.array([[101, 7592, 102], [101, 102, 0]])
-        >>> feeds = {"input_ids": ids, "attention_mask": np.sign(ids), "token_type_ids": 0 * ids}
-        >>> pack_if_equal(onnx.load("minilm-onnx/onnx/model.onnx"), feeds).reason
-        ''
+        >>> from onnx import parser
+        >>> model = parser.parse_model('<ir_version: 8, opset_import: ["": 17]>'
+        ...     "g (int64[B, T] attention_mask, float[B, T, 2] x) => (float[B, T, 1] y)"
+        ...     "<float[2, 1] w = {1, 2}> { y = MatMul (x, w) }")
+        >>> feeds = {"attention_mask": np.array([[1, 1], [1, 0]]), "x": np.ones((2, 2, 2), np.float32)}
+        >>> pack_if_equal(model, feeds).products, pack_if_equal(model, feeds).reason
+        (1, '')
     """
     packed = pack_tokens(model, mask)
     if packed.reason:

@@ -100,7 +100,8 @@ def test_a_pooling_over_all_layers_has_no_shallow_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", "gemma3_text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "qwen3"))]
+    "family",
+    ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3_text", "qwen2", "qwen3"))],
 )
 @pytest.mark.parametrize("is_elastic", [False, True])
 def test_an_unmasked_decoder_gives_the_vectors_of_torch(family, is_elastic, tmp_path, texts):
