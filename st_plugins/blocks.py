@@ -18,7 +18,7 @@ from st_plugins.errors import SizeError, UnsupportedModelError
 _FINAL_NORM_NAMES = ("norm", "final_norm", "final_layer_norm", "ln_f")
 _WEIGHT_SHARING_FAMILIES = ("albert",)
 # What was found in models that still exist, and the list it was found for: every call of an encoder asks several times,
-# and a walk over all modules costs as much as a tenth of a short query.
+# and the answer takes a walk over all modules.
 _FOUND: weakref.WeakKeyDictionary[nn.Module, tuple["BlockStack", weakref.ref[nn.Module]]] = weakref.WeakKeyDictionary()
 
 

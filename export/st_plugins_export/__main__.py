@@ -20,6 +20,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: The exit code, 1 if the export was refused.
     """
+    options = _parser().parse_args(arguments)
+    import st_plugins  # only now: it takes seconds, and --help needs none of it
+    from st_plugins_export import check_parity, export_onnx
+
+    try:
+        model = st_plugins.load(options.model)
+        if options.check:
+            report = check_parity(model, options.folder, tolerance=options.tolerance)
+        else:
+            report = export_onnx(
+                model,
+                options.folder,
+                sizes=options.sizes,
+                exits=options.exits,
+                layer_per_text=options.layer_per_text,
+                layout=options.layout,
+                external_data=_EXTERNAL_DATA[options.external_data],
+                precisions=options.precisions,
+                opset=options.opset,
+                tolerance=options.tolerance,
+            )
+    except (StPluginsError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{report}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m st_plugins_export", description="Export a model, whole, to ONNX.")
     parser.add_argument("model", metavar="MODEL", help="a model folder, or the id of a model on the hub")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; an earlier export is replaced")
@@ -67,32 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the graphs (default: 17)")
     parser.add_argument("--check", action="store_true", help="write nothing; compare the export in FOLDER with MODEL")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from torch (default: 1e-05)")
-    options = parser.parse_args(arguments)
-    import st_plugins  # only now: it takes seconds, and --help needs none of it
-    from st_plugins_export import check_parity, export_onnx
-
-    try:
-        model = st_plugins.load(options.model)
-        if options.check:
-            report = check_parity(model, options.folder, tolerance=options.tolerance)
-        else:
-            report = export_onnx(
-                model,
-                options.folder,
-                sizes=options.sizes,
-                exits=options.exits,
-                layer_per_text=options.layer_per_text,
-                layout=options.layout,
-                external_data=_EXTERNAL_DATA[options.external_data],
-                precisions=options.precisions,
-                opset=options.opset,
-                tolerance=options.tolerance,
-            )
-    except (StPluginsError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{report}\n")
-    return 0
+    return parser
 
 
 def _parse_size(text: str) -> tuple[int, int]:

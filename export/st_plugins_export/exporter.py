@@ -51,10 +51,9 @@ def export_onnx(
 
     Transformer, pooling, dense layers, truncation and normalization become one graph per size: token ids in, sentence
     vectors out. Every graph is compared with torch before the folder appears; if one differs, or anything else
-    fails, the target stays as it was. The graph computes in float32, unless
-    ``precisions`` says more; a model in half precision is exported as
-    ``model.float()`` would be, fingerprint included. Of a Router each route becomes an export of its own, in a folder
-    of the route's name.
+    fails, the target stays as it was. Graphs compute in float32, and in other ``precisions`` besides; a model in half
+    precision is exported as ``model.float()`` would be, fingerprint included. Of a Router each route becomes an export
+    of its own, in a folder of the route's name.
 
     Args:
         model: Plain or elastic; left as it is.
@@ -139,11 +138,10 @@ def export_onnx(
     count = (len(wanted) + len(leaving)) * (len(bars) + 1)
     steps = tqdm(total=count, desc="Export", unit="step", disable=not show_progress)
     with staged_folder(Path(folder)) as staged, steps:
-        writer = GraphWriter(staged, external_data=external_data)
         files = ExportFiles(
             model,
             staged,
-            writer,
+            GraphWriter(staged, external_data=external_data),
             precisions=bars,
             calibration_texts=to_fit,
             layout=layout,
@@ -151,15 +149,28 @@ def export_onnx(
             progress=steps,
         )
         costs = files.write(wanted, leaving, tolerance)
-        opened = OpenedExport(staged)
-        found = check_opened(model, opened, bars=bars, tolerance=tolerance, after_each=steps.update)
-        report = ExportReport(
-            Path(folder),
-            tolerance,
-            tuple(_with_cost(size, costs[size.file]) for size in found.sizes),
-            tuple(_with_cost(exported, costs[exported.file]) for exported in found.exits),
-        )
-        add_file(staged, opened.manifest, REPORT_FILE, report.as_json(), reached=report.reached)
+        return _checked(model, Path(folder), staged, costs, bars, tolerance, steps)
+
+
+def _checked(
+    model: SentenceTransformer,
+    target: Path,
+    staged: Path,
+    costs: Mapping[str, Cost],
+    bars: Sequence[Precision],
+    tolerance: float,
+    steps: tqdm,
+) -> ExportReport:
+    """Compare finished files with torch, and leave the report beside them."""
+    opened = OpenedExport(staged)
+    found = check_opened(model, opened, bars=bars, tolerance=tolerance, after_each=steps.update)
+    report = ExportReport(
+        target,
+        tolerance,
+        tuple(_with_cost(size, costs[size.file]) for size in found.sizes),
+        tuple(_with_cost(exported, costs[exported.file]) for exported in found.exits),
+    )
+    add_file(staged, opened.manifest, REPORT_FILE, report.as_json(), reached=report.reached)
     return report
 
 

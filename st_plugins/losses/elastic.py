@@ -59,8 +59,8 @@ class ElasticLoss(LayerLoss):
         teacher: A model with the same tokenizer, any depth and width, often ``copy.deepcopy(model)``; it is not
             trained. Costs a forward pass per step. None lets the full size teach.
         teacher_weight: >= 0, of the cosines to a teacher as wide as the model; one of another width has none.
-        convergence_weight: >= 0, of the shallow vectors' cosines to the deep ones: for models whose texts leave early,
-            or whose queries are shallow and whose documents deep.
+        convergence_weight: >= 0, of the shallow vectors' cosines to the deep ones: for texts that leave early on both
+            sides of a comparison. Where we measured it, shallow queries for deep documents lost by it.
         mini_batch_size: If given, gradients are cached (GradCache): memory is that of a batch of this many texts, the
             gradient that of the whole batch, the time about half as much again.
 
