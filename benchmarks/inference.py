@@ -1,11 +1,11 @@
-"""ONNX beside sentence-transformers on the CPU: throughput, latency, memory, start, size. Under 8 minutes.
+"""ONNX beside sentence-transformers on the CPU: throughput, latency, memory, start, size. About a quarter of an hour.
 
     python benchmarks/inference.py            # fastembed's column appears where it is installed
     python benchmarks/inference.py --quick
 
 All-MiniLM-L6-v2 on docstrings of Python's standard library. Sides are interleaved in one process, figures are medians
-and ratios to ``SentenceTransformer.encode`` in float32 at its defaults; all use every core. Memory and start are
-those of fresh processes that encode one text.
+and ratios to ``SentenceTransformer.encode`` in float32 at its defaults; all use every core. Memory (Linux) and start
+are those of fresh processes that encode one text.
 """
 
 import argparse
@@ -40,7 +40,8 @@ Encode = Callable[[list[str]], Any]
 # What a fresh process does: one vector, then it says how much memory it took.
 _TORCH = "from sentence_transformers import SentenceTransformer as M; m = M({model!r}, device='cpu')"
 _ONNX = "from st_plugins_export import OnnxEncoder as M; m = M({export!r})"
-_MEMORY = "; m.encode(['A text']); import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+# Not getrusage: what a process inherits from the one that started it counts there.
+_MEMORY = "; m.encode(['A text']); print(*(s.split()[1] for s in open('/proc/self/status') if s.startswith('VmHWM')))"
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def processes(folder: Path, *, rounds: int) -> None:
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
             )
             seconds[name].append(time.perf_counter() - started)
-            mebibytes[name] = float(run.stdout.split()[-1])
+            mebibytes[name] = float(run.stdout.split()[-1]) / 2**10
     base = statistics.median(seconds[BASE])
     print(
         f"\nA fresh process, until it has one vector; {rounds} rounds.\n\n| | time | MiB at the peak |\n|---|---|---|"
