@@ -46,14 +46,14 @@ test: setup  ## the fast tests
 test-consumers: setup .venv-compat/ready  ## real servers and libraries open an export (installs them, below .consumers)
 	$(PY) -m pytest -m slow tests/export/consumers
 
-test-all: setup test-compat test-langchain  ## fast and slow tests, both sentence-transformers lines
-	$(TEST) -m 'slow or not slow'
+test-all: setup test-compat test-langchain test-stores  ## fast and slow tests, both sentence-transformers lines
+	$(TEST) -m 'slow or not slow' --ignore=tests/langchain_integration/stores
 
 .venv-compat/ready: pyproject.toml
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	@.venv-compat/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-compat/bin/python -m pip install --quiet torch==2.13.0
-	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,train,plot,onnx,lora]' --group dev
+	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,hnsw,train,plot,onnx,lora]' --group dev
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
@@ -64,16 +64,26 @@ CORES := langchain-core==1.4.4 langchain-core
 test-langchain:  ## the tests of langchain_st_plugins on the oldest and newest langchain-core
 	@for core in $(CORES); do \
 	  $(PYTHON) -m venv --clear .venv-langchain && \
-	  .venv-langchain/bin/python -m pip install --quiet --disable-pip-version-check "$$core" langchain-tests==1.1.9 'pytest>=9' && \
+	  .venv-langchain/bin/python -m pip install --quiet --disable-pip-version-check "$$core" langchain-tests==1.1.9 'pytest>=9' usearch==2.26.6 && \
 	  .venv-langchain/bin/python -m pip list 2>/dev/null | grep langchain-core && \
 	  PYTHONPATH=.:export:langchain_integration .venv-langchain/bin/python -m pytest --quiet tests/langchain_integration \
 	    --disable-socket --allow-unix-socket --confcutdir=tests/langchain_integration --ignore=tests/langchain_integration/test_real_models.py || exit 1; \
 	done
 
+STORES := tests/langchain_integration/stores
+.venv-stores/ready: $(STORES)/requirements.txt
+	@$(PYTHON) -m venv --clear .venv-stores
+	@.venv-stores/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(STORES)/requirements.txt langchain-tests==1.1.9 'pytest>=9'
+	@touch $@
+
+test-stores: .venv-stores/ready  ## ElasticRetriever over Chroma and Qdrant (installs them, below .venv-stores)
+	PYTHONPATH=.:export:langchain_integration .venv-stores/bin/python -m pytest --quiet -m slow $(STORES) \
+	  --disable-socket --allow-unix-socket --confcutdir=tests/langchain_integration
+
 bench: setup  ## print every number the docs quote
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:  ## remove what the verbs made
-	rm -rf $(VENV) .venv-compat .venv-langchain .consumers demo_output
+	rm -rf $(VENV) .venv-compat .venv-langchain .venv-stores .consumers demo_output
 
-.PHONY: help setup demo check fix test test-all test-compat test-langchain test-consumers bench clean
+.PHONY: help setup demo check fix test test-all test-compat test-langchain test-stores test-consumers bench clean

@@ -12,7 +12,7 @@ HEAVY = ["torch", "transformers", "sentence_transformers"]
 CASES = [
     ("st_plugins, st_plugins.errors", [*HEAVY, "numpy", "onnx", "onnxruntime", "langchain_core"]),
     ("st_plugins_export.runtime", [*HEAVY, "onnx", "langchain_core", "langchain_st_plugins"]),
-    ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "st_plugins_export"]),
+    ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "usearch", "st_plugins_export"]),
     ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints",
      ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins"]),
     ("st_plugins.evaluation, st_plugins.exits", ["mteb", "polars", "matplotlib"]),

@@ -3,7 +3,6 @@
 import threading
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from langchain_core.documents import Document
@@ -11,8 +10,10 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from langchain_st_plugins.budgets import Budget
 from langchain_st_plugins.filters import Filter
-from langchain_st_plugins.index_states import IndexState
-from langchain_st_plugins.scans import best_rows
+from langchain_st_plugins.graphs import Graph, usearch_index
+from langchain_st_plugins.index_states import IndexState, cut
+from langchain_st_plugins.rankings import check_count, ranked
+from langchain_st_plugins.texts import check_ids
 from langchain_st_plugins.unit_vectors import unit_vectors
 from st_plugins.errors import IndexMismatchError, ShapeError, SizeError
 
@@ -22,7 +23,8 @@ class ElasticIndex:
 
     The vectors are stored once, at the width they were embedded with. It embeds nothing. A search reads every document,
     or with ``shortlist_dim`` only the first coordinates of each, and ranks the best of those at full width: a funnel.
-    Searches may run while documents are added or deleted; they see all of a change or none of it.
+    After :meth:`keep_graph` an HNSW graph chooses the shortlist, and a search reads few documents. Searches may run
+    while documents are added or deleted; they see all of a change or none of it.
 
     Args:
         fingerprint: Of the model that embeds the documents.
@@ -51,7 +53,9 @@ class ElasticIndex:
         self.dim = dim
         self.exit = exit
         self._state = IndexState.of([], np.zeros((0, dim or 0), dtype=np.float32))
-        self._lock = threading.Lock()  # for changes; a search reads self._state once and then only that
+        self._graph_from: int | None = None
+        self._graph_dim: int | None = None
+        self._changes = threading.Lock()  # one at a time; a search reads self._state once and then only that
 
     def __len__(self) -> int:
         return self._state.count
@@ -76,8 +80,31 @@ class ElasticIndex:
 
     def replace(self, state: IndexState) -> None:
         """Hold other documents from now on."""
-        with self._lock:
+        with self._changes:
             self._state = state
+
+    def keep_graph(self, count: int | None, *, dim: int | None = None) -> None:
+        """From ``count`` documents on, let an HNSW graph choose the shortlist of a search without a filter.
+
+        Where there are so many already it is made now; later ones join it when they are added. A search with a filter
+        looks at all documents that pass, so it finds k of them whenever there are k.
+
+        Args:
+            count: How many; None for no graph.
+            dim: Coordinates it compares; None for all. It serves searches with this ``shortlist_dim`` whose query is
+                at least as wide, the others go on without it.
+
+        Raises:
+            MissingExtraError: If usearch is not installed.
+            TypeError, ValueError: If ``count`` is no integer of at least 1.
+            SizeError: If the documents have fewer coordinates.
+        """
+        if count is not None:
+            check_count("count", count)
+            usearch_index()
+        with self._changes:
+            self._graph_from, self._graph_dim = count, dim
+            self._state = self._state.with_graph(self._graph_after(self._state, self._state.vectors[:0]))
 
     def add(self, documents: Sequence[Document], vectors: np.ndarray) -> list[str]:
         """Add documents with their vectors; one whose id is in the index takes the place of the old one.
@@ -103,7 +130,7 @@ class ElasticIndex:
             raise ShapeError(f"Every document needs one vector, got {len(new)} vectors for {len(documents)} documents.")
         check_ids(documents)
         copies = [_with_id(document) for document in documents]
-        with self._lock:
+        with self._changes:
             if self.width not in (None, new.shape[1]):
                 raise IndexMismatchError(
                     f"This index holds vectors of width {self.width}, got width {new.shape[1]}. "
@@ -111,7 +138,10 @@ class ElasticIndex:
                 )
             # An id that was made up just now cannot be in the index.
             known = [document.id for document in documents if document.id is not None]
-            self._state = self._state.without(known).extended(copies, new)
+            state = self._state.without(known)
+            # The graph first, which takes longest and may fail.
+            graph = self._graph_after(state, new)
+            self._state = state.extended(copies, new).with_graph(graph)
         return [str(copy.id) for copy in copies]
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -123,16 +153,16 @@ class ElasticIndex:
         Returns:
             int: How many were dropped.
         """
-        with self._lock:
+        with self._changes:
             before = self._state
-            self._state = before.without(ids)
-        return before.count - self._state.count
+            after = before.without(ids)
+            self._state = after.with_graph(self._graph_after(after, after.vectors[:0]))
+        return before.count - after.count
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Copies of the documents with these ids, in that order; unknown ids are left out."""
         state = self._state
-        with self._lock:
-            places = state.places
+        places = state.places
         return [
             state.documents[places[identity]].model_copy(deep=True)
             for identity in ids
@@ -168,101 +198,52 @@ class ElasticIndex:
             ShapeError: If ``vector`` is not one vector.
             SizeError: If the query is wider than the documents, or the shortlist's dim does not exist.
         """
-        state, query = self._state, _query(vector)
-        rows, scores, _ = self._ranked(state, query, k, filter, shortlist_dim, fetch_k)
+        state = self._state
+        rows, scores, _ = ranked(state, vector, k, filter, shortlist_dim, fetch_k)
         return [(state.documents[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
 
     def search_diverse(
-        self, vector: np.ndarray, *, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None = None
+        self,
+        vector: np.ndarray,
+        *,
+        k: int,
+        candidates: int,
+        lambda_mult: float,
+        filter: Filter | None = None,
+        shortlist_dim: int | None = None,
+        fetch_k: int = 100,
     ) -> list[Document]:
         """Documents by maximal marginal relevance: similar to the query, and not to one another.
 
         Args:
             vector: As in :meth:`search`.
             k: How many.
-            fetch_k: Out of how many of the most similar ones; never fewer than k.
+            candidates: Out of how many of the most similar ones; never fewer than k.
             lambda_mult: 1 looks at the query alone, 0 at diversity alone.
-            filter: As in :meth:`search`.
+            filter: As in :meth:`search`, which finds the candidates.
+            shortlist_dim: As there.
+            fetch_k: As there.
         """
-        state, query = self._state, _query(vector)
+        state = self._state
         check_count("k", k)
-        rows, _, vectors = self._ranked(state, query, max(k, fetch_k), filter, None, fetch_k)
+        rows, _, vectors = ranked(state, vector, max(k, candidates), filter, shortlist_dim, fetch_k)
+        query = np.asarray(vector)
         chosen = maximal_marginal_relevance(query, list(vectors), lambda_mult=lambda_mult, k=k) if len(rows) else []
         return [state.documents[rows[i]] for i in chosen]
 
-    def _ranked(
-        self,
-        state: IndexState,
-        query: np.ndarray,
-        k: int,
-        filter: Filter | None,
-        shortlist_dim: int | None,
-        fetch_k: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows (m,), best first, their cosines (m,) and their vectors (m, d)."""
-        check_count("k", k)
-        check_count("fetch_k", fetch_k)
-        dim, wanted = len(query), state.matching(filter)
-        if not state.count or (wanted is not None and not len(wanted)):
-            return np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, dim))
-        if dim > state.vectors.shape[1]:
-            raise SizeError(
-                f"dim must be from 1 to {state.vectors.shape[1]}, the width of the documents in this index, got a "
-                f"query of width {dim}."
-            )
-        fetch_k, n = max(k, fetch_k), state.count if wanted is None else len(wanted)
-        if shortlist_dim is not None and shortlist_dim < dim and fetch_k < n:
-            check_count("shortlist_dim", shortlist_dim)
-            with self._lock:
-                coarse = state.prefix(shortlist_dim)
-            short = np.sort(best_rows(coarse, _query(query[:shortlist_dim]), fetch_k, wanted))
-            vectors = state.cut(short, dim)  # (fetch_k, d)
-            order = best_rows(vectors, query, k)
-            rows, vectors = short[order], vectors[order]
-        else:
-            with self._lock:
-                fine = state.prefix(dim)
-            rows = best_rows(fine, query, k, wanted)
-            vectors = fine[rows]
-        # Rounding may carry a cosine a hair out of its range.
-        return rows, np.clip(vectors @ query, -1.0, 1.0), vectors
-
-
-def check_ids(documents: Sequence[Document]) -> None:
-    """Do nothing if no two of these documents have the same id.
-
-    Raises:
-        ValueError: If two have; which one should stay cannot be known.
-
-    Example:
-        >>> check_ids([Document("a", id="1"), Document("b", id="1")])
-        Traceback (most recent call last):
-        ValueError: Every id must come once, but the one at position 1, '1', came before. ...
-    """
-    seen: set[Any] = set()
-    for position, document in enumerate(documents):
-        if document.id is not None and document.id in seen:
-            raise ValueError(
-                f"Every id must come once, but the one at position {position}, {document.id!r}, came before. "
-                "Give that document another id, or none."
-            )
-        seen.add(document.id)
-
-
-def _query(vector: np.ndarray) -> np.ndarray:
-    if np.ndim(vector) != 1:
-        raise ShapeError(f"A query must be one vector (d,), got shape {np.shape(vector)}. Search once per query.")
-    return unit_vectors(np.asarray(vector)[np.newaxis])[0]  # (d,)
+    def _graph_after(self, state: IndexState, new: np.ndarray) -> Graph | None:
+        """The graph of a state and further vectors (m, width), or None if it shall have none."""
+        width = new.shape[1]
+        if self._graph_from is None or state.count + len(new) < max(self._graph_from, 1):
+            return None
+        dim, graph = width if self._graph_dim is None else self._graph_dim, state.graph
+        if dim > width:
+            raise SizeError(f"The dim of a graph must be from 1 to {width}, the width of the documents, got {dim}.")
+        if graph is None or graph.dim != dim or graph.is_mostly_gone:
+            graph = Graph.empty(dim).extended(cut(state.vectors, dim))
+        return graph.extended(cut(new, dim))
 
 
 def _with_id(document: Document) -> Document:
     identity = str(uuid.uuid4()) if document.id is None else document.id
     return document.model_copy(update={"id": identity, "metadata": dict(document.metadata)})
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise a TypeError or ValueError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer of at least 1, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value}.")

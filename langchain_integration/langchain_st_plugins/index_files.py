@@ -1,10 +1,12 @@
-"""An index as a folder: a manifest, vectors that are mapped into memory, documents that are read on demand. No pickle.
+"""An index as a folder: a manifest, vectors and a graph mapped into memory, documents read on demand. No pickle.
 
 ``manifest.json`` names the files that belong to it, and is replaced last and at once. Whatever happens to a process
 that saves, the folder holds the old index whole or the new one. One process at a time may save into a folder.
 """
 
+import hashlib
 import json
+import mmap
 import os
 import re
 import uuid
@@ -15,6 +17,7 @@ import numpy as np
 from langchain_core.version import VERSION
 
 import st_plugins
+from langchain_st_plugins.graphs import Graph
 from langchain_st_plugins.index import ElasticIndex
 from langchain_st_plugins.index_states import IndexState
 from langchain_st_plugins.stored_documents import StoredDocuments, write_documents
@@ -23,7 +26,9 @@ from st_plugins.errors import ManifestError, UnsafeModelError
 MANIFEST = "manifest.json"
 FORMAT = "langchain_st_plugins index 1"
 _KINDS = {"vectors": "npy", "ends": "npy", "documents": "jsonl"}
-_NAME = re.compile(r"(vectors|ends|documents)-[0-9a-f]{32}\.(npy|jsonl)")
+# With a graph also its nodes, and the row of each.
+_GRAPH_KINDS = {"graph": "usearch", "nodes": "npy"}
+_NAME = re.compile(r"(vectors|ends|documents|graph|nodes)-[0-9a-f]{32}\.(npy|jsonl|usearch)")
 # What is written about itself beside the file names.
 _FIELDS: dict[str, Any] = {
     "format": str,
@@ -36,6 +41,7 @@ _FIELDS: dict[str, Any] = {
     "exit": (str, float, type(None)),
     "canary": list,
     "files": dict,
+    "graph": (dict, type(None)),
     "libraries": dict,
 }
 
@@ -59,11 +65,17 @@ def save_index(index: ElasticIndex, folder: Path, *, canary: np.ndarray) -> None
     """
     folder.mkdir(parents=True, exist_ok=True)
     state, mark = index.state, uuid.uuid4().hex
-    files = {kind: f"{kind}-{mark}.{suffix}" for kind, suffix in _KINDS.items()}
+    kinds = _KINDS if state.graph is None else _KINDS | _GRAPH_KINDS
+    files = {kind: f"{kind}-{mark}.{suffix}" for kind, suffix in kinds.items()}
     try:
         documents = state.documents[: state.count]
         np.save(folder / files["ends"], write_documents(folder / files["documents"], documents), allow_pickle=False)
         np.save(folder / files["vectors"], state.vectors, allow_pickle=False)
+        graph = None
+        if state.graph is not None:
+            np.save(folder / files["nodes"], state.graph.rows, allow_pickle=False)
+            state.graph.save(folder / files["graph"])
+            graph = {"dim": state.graph.dim, "sha256": _digest(_mapped(folder / files["graph"]))}
         for name in files.values():
             _to_disk(folder / name)
     except BaseException:
@@ -80,6 +92,7 @@ def save_index(index: ElasticIndex, folder: Path, *, canary: np.ndarray) -> None
         "exit": index.exit,
         "canary": [float(value) for value in canary],
         "files": files,
+        "graph": graph,
         "libraries": {"st-plugins": st_plugins.__version__, "langchain-core": VERSION, "numpy": np.__version__},
     }
     partial = folder / f"{MANIFEST}.{mark}"
@@ -92,11 +105,13 @@ def save_index(index: ElasticIndex, folder: Path, *, canary: np.ndarray) -> None
     _drop(folder, {file.name for file in folder.glob(f"{MANIFEST}.*")})
 
 
-def load_index(folder: Path) -> tuple[ElasticIndex, np.ndarray]:
+def load_index(folder: Path, *, with_graph: bool = False) -> tuple[ElasticIndex, np.ndarray]:
     """Open a saved index. The vectors stay in their file, mapped read-only; a later change copies them into memory.
 
     Args:
         folder: What :func:`save_index` wrote.
+        with_graph: Also open its graph, if it has one. Its sha256 is checked before, for usearch believes what it
+            reads; that tells damage, not malice, so leave it out for a folder of somebody you would not trust.
 
     Returns:
         tuple: The index, and its canary.
@@ -122,7 +137,8 @@ def load_index(folder: Path) -> tuple[ElasticIndex, np.ndarray]:
     index = ElasticIndex(
         fingerprint=manifest["fingerprint"], layer=manifest["layer"], dim=manifest["dim"], exit=manifest["exit"]
     )
-    index.replace(IndexState.of(StoredDocuments(files["documents"], ends), vectors.view(np.ndarray)))
+    state = IndexState.of(StoredDocuments(files["documents"], ends), vectors.view(np.ndarray))
+    index.replace(state.with_graph(_opened_graph(manifest, files) if with_graph else None))
     return index, np.array(manifest["canary"], dtype=np.float32)
 
 
@@ -140,7 +156,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ManifestError(f"{file} must be of the format {FORMAT!r}, it is {found!r}. Build the index again.")
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name, ...), kind)]
-    if wrong or set(manifest["files"]) != set(_KINDS):
+    kinds = _KINDS if manifest.get("graph") is None else _KINDS | _GRAPH_KINDS
+    if wrong or set(manifest["files"]) != set(kinds):
         raise ManifestError(f"{file} is damaged at {wrong or ['files']}. Build the index again.")
     return manifest
 
@@ -154,6 +171,31 @@ def _checked(folder: Path, kind: str, name: Any) -> Path:
     if not (folder / name).is_file():
         raise ManifestError(f"{folder} is incomplete: {name} is missing. Build the index again.")
     return folder / name
+
+
+def _opened_graph(manifest: dict[str, Any], files: dict[str, Path]) -> Graph | None:
+    if manifest["graph"] is None:
+        return None
+    try:
+        content, rows = _mapped(files["graph"]), np.load(files["nodes"], allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ManifestError(f"{files['graph'].parent} holds a damaged graph ({error}). Build it again.") from error
+    if _digest(content) != manifest["graph"].get("sha256"):
+        raise ManifestError(f"{files['graph']} must be what was saved, but its sha256 differs. Build the index again.")
+    if rows.ndim != 1 or rows.dtype != np.int64:
+        raise ManifestError(
+            f"{files['nodes']} must hold int64 (n,), it holds {rows.dtype} {rows.shape}. Build it again."
+        )
+    return Graph.opened(content, rows, dim=manifest["graph"].get("dim"), count=manifest["documents"])
+
+
+def _mapped(file: Path) -> Any:
+    with file.open("rb") as content:
+        return mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -1,7 +1,8 @@
 """What an index holds at one moment. A change makes a new state; a search in an old one is not disturbed."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -9,6 +10,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_st_plugins.filters import Filter, matching
+from langchain_st_plugins.graphs import Graph
 from langchain_st_plugins.row_buffers import RowBuffer
 from langchain_st_plugins.stored_documents import StoredDocuments
 
@@ -18,12 +20,13 @@ _PREFIXES_KEPT = 4
 
 @dataclass(frozen=True)
 class IndexState:
-    """n documents with their vectors. The caller sees to it that one thread at a time extends it or asks for a prefix.
+    """n documents with their vectors. Any thread may read it; one at a time may make new ones of the newest.
 
     Args:
         held: At least n documents; further ones belong to later states.
         buffer: Their vectors (n, width).
         prefixes: Cut and normalized vectors (n, dim) by dim.
+        graph: Of the n documents, or of the first ones while it is being extended; None if there is none.
 
     Example:
         >>> state = IndexState.of([Document("a", id="1")], np.ones((1, 4), dtype=np.float32))
@@ -34,6 +37,8 @@ class IndexState:
     held: list[Document] | StoredDocuments
     buffer: RowBuffer
     prefixes: dict[int, RowBuffer] = field(default_factory=dict)
+    graph: Graph | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # around prefixes and places
 
     @classmethod
     def of(cls, documents: list[Document] | StoredDocuments, vectors: np.ndarray) -> Self:
@@ -55,9 +60,14 @@ class IndexState:
         """(n, width)."""
         return self.buffer.rows
 
-    @cached_property
+    @property
     def places(self) -> dict[str | None, int]:
-        """The row of every id. Reads all documents."""
+        """The row of every id; rows from ``count`` on are not of this state. Reads all documents, once."""
+        with self.lock:
+            return self._places
+
+    @cached_property
+    def _places(self) -> dict[str | None, int]:
         return {document.id: row for row, document in enumerate(self._loaded())}
 
     def extended(self, documents: list[Document], vectors: np.ndarray) -> "IndexState":
@@ -66,12 +76,23 @@ class IndexState:
         if not self.count:
             return IndexState.of(list(documents), vectors)
         held.extend(documents)
-        prefixes = {dim: prefix.extended(_cut(vectors, dim)) for dim, prefix in self.prefixes.items()}
-        state = IndexState(held, self.buffer.extended(vectors), prefixes)
-        if "places" in self.__dict__:
-            # Shared like the list: rows from count on are not of an older state.
-            self.places.update({document.id: self.count + row for row, document in enumerate(documents)})
-            state.__dict__["places"] = self.places
+        with self.lock:
+            prefixes = {dim: prefix.extended(cut(vectors, dim)) for dim, prefix in self.prefixes.items()}
+            state = IndexState(held, self.buffer.extended(vectors), prefixes, lock=self.lock)
+            if "_places" in self.__dict__:
+                # Shared like the list: rows from count on are not of an older state.
+                self._places.update({document.id: self.count + row for row, document in enumerate(documents)})
+                state.__dict__["_places"] = self._places
+        return state
+
+    def with_graph(self, graph: Graph | None) -> "IndexState":
+        """The same documents with a graph of theirs, or without one."""
+        if graph is self.graph:
+            return self
+        with self.lock:
+            state = replace(self, graph=graph)
+            if "_places" in self.__dict__:
+                state.__dict__["_places"] = self._places
         return state
 
     def without(self, ids: Sequence[str]) -> "IndexState":
@@ -83,7 +104,8 @@ class IndexState:
         if not dropped:
             return self
         kept = np.array([row for row in range(self.count) if row not in dropped], dtype=np.int64)
-        return IndexState.of([self.held[row] for row in kept.tolist()], self.vectors[kept])
+        state = IndexState.of([self.held[row] for row in kept.tolist()], self.vectors[kept])
+        return state if self.graph is None else state.with_graph(self.graph.without(kept))
 
     def matching(self, filter: Filter | None) -> np.ndarray | None:
         """The rows that pass a filter, ascending; None if there is no filter. Reads all documents."""
@@ -93,24 +115,28 @@ class IndexState:
         """The vectors cut to ``dim`` and normalized, (n, dim); kept for the next time."""
         if dim == self.vectors.shape[1]:
             return self.vectors
-        if dim not in self.prefixes:
-            if len(self.prefixes) == _PREFIXES_KEPT:
-                del self.prefixes[next(iter(self.prefixes))]
-            self.prefixes[dim] = RowBuffer.of(_cut(self.vectors, dim))
-        return self.prefixes[dim].rows
-
-    def cut(self, rows: np.ndarray, dim: int) -> np.ndarray:
-        """Some vectors (m, dim), without keeping anything."""
-        chosen = self.vectors[rows]
-        return chosen if dim == chosen.shape[1] else _cut(chosen, dim)
+        with self.lock:
+            if dim not in self.prefixes:
+                if len(self.prefixes) == _PREFIXES_KEPT:
+                    del self.prefixes[next(iter(self.prefixes))]
+                self.prefixes[dim] = RowBuffer.of(cut(self.vectors, dim))
+            return self.prefixes[dim].rows
 
     def _loaded(self) -> list[Document]:
         documents = self.held.loaded() if isinstance(self.held, StoredDocuments) else self.held
         return documents if len(documents) == self.count else documents[: self.count]
 
 
-def _cut(vectors: np.ndarray, dim: int) -> np.ndarray:
-    cut = vectors[:, :dim]
-    norms = np.linalg.norm(cut, axis=1, keepdims=True)
+def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """The first ``dim`` coordinates of unit vectors (n, width), normalized again: (n, dim).
+
+    Example:
+        >>> cut(np.array([[0.6, 0.0, 0.8]]), 2)
+        array([[1., 0.]])
+    """
+    if dim == vectors.shape[1]:
+        return vectors
+    short = vectors[:, :dim]
+    norms = np.linalg.norm(short, axis=1, keepdims=True)
     # A document whose prefix is zero points nowhere; it stays zero and gets the cosine 0.
-    return cut / np.where(norms > 0, norms, 1)  # a copy: contiguous rows are faster to scan
+    return short / np.where(norms > 0, norms, 1)  # a copy: contiguous rows are faster to scan

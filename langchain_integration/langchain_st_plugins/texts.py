@@ -84,3 +84,24 @@ def check_documents(documents: Iterable[Document], ids: Sequence[str | None] | N
     if len(ids) != len(documents):
         raise ValueError(f"ids must have one entry per document, got {len(ids)} for {len(documents)} documents.")
     return [document.model_copy(update={"id": own}) for document, own in zip(documents, ids, strict=True)]
+
+
+def check_ids(documents: Sequence[Document]) -> None:
+    """Do nothing if no two of these documents have the same id.
+
+    Raises:
+        ValueError: If two have; which one should stay cannot be known.
+
+    Example:
+        >>> check_ids([Document("a", id="1"), Document("b", id="1")])
+        Traceback (most recent call last):
+        ValueError: Every id must come once, but the one at position 1, '1', came before. ...
+    """
+    seen: set[Any] = set()
+    for position, document in enumerate(documents):
+        if document.id is not None and document.id in seen:
+            raise ValueError(
+                f"Every id must come once, but the one at position {position}, {document.id!r}, came before. "
+                "Give that document another id, or none."
+            )
+        seen.add(document.id)

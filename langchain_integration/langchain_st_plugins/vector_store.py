@@ -19,10 +19,11 @@ from langchain_st_plugins.embedding_calls import (
     run_beside,
 )
 from langchain_st_plugins.filters import Filter
-from langchain_st_plugins.index import ElasticIndex, check_count, check_ids
+from langchain_st_plugins.index import ElasticIndex
 from langchain_st_plugins.index_files import load_index, save_index
 from langchain_st_plugins.mismatches import OnMismatch, canary_vector, check_canary, check_same_space
-from langchain_st_plugins.texts import check_documents, check_texts, documents_of
+from langchain_st_plugins.rankings import check_count
+from langchain_st_plugins.texts import check_documents, check_ids, check_texts, documents_of
 
 
 class ElasticVectorStore(VectorStore):
@@ -34,17 +35,22 @@ class ElasticVectorStore(VectorStore):
 
     With ``shortlist_dim`` a search is a funnel: the first coordinates choose ``fetch_k`` documents, all coordinates
     rank them. That pays from some ten thousand documents on, and for models whose first coordinates carry most, such as
-    those trained with ``ElasticLoss`` or another Matryoshka loss.
+    those trained with ``ElasticLoss`` or another Matryoshka loss. From ``hnsw_from`` documents on a graph chooses them,
+    and a search reads few; it is approximate, and a longer shortlist misses less. A search with a filter compares all
+    that pass it, so ``k`` come back whenever ``k`` pass.
 
     Args:
         embedding: Any LangChain embeddings. Layers and exits need :class:`ElasticEmbeddings`.
-        shortlist_dim: Coordinates that choose the shortlist; None compares every document in full.
-        fetch_k: Length of the shortlist.
+        shortlist_dim: Coordinates that choose the shortlist; None takes all of them.
+        fetch_k: Length of the shortlist, where there is one.
+        hnsw_from: Documents from which an HNSW graph over ``shortlist_dim`` coordinates chooses the shortlist; None
+            makes no graph. Queries narrower than it are compared with all documents.
         index: The documents, made with ``embedding``; None starts an empty one.
 
     Raises:
         IndexMismatchError: If ``index`` was made with another model.
-        SizeError, ValueError: If ``shortlist_dim`` or ``fetch_k`` is less than 1.
+        SizeError, ValueError: If ``shortlist_dim``, ``fetch_k`` or ``hnsw_from`` is less than 1.
+        MissingExtraError: If ``hnsw_from`` is given without the extra ``hnsw``.
 
     Example:
         >>> from langchain_st_plugins import ElasticEmbeddings
@@ -63,16 +69,18 @@ class ElasticVectorStore(VectorStore):
         *,
         shortlist_dim: int | None = None,
         fetch_k: int = 100,
+        hnsw_from: int | None = None,
         index: ElasticIndex | None = None,
     ) -> None:
         check_count("fetch_k", fetch_k)
         self.shortlist_dim = Budget.checked(dim=shortlist_dim).dim
         self.fetch_k = fetch_k
+        self.hnsw_from = hnsw_from
         self._embedding = embedding
         if index is None:
             index = ElasticIndex(fingerprint=fingerprint_of(embedding), **made_with(embedding)._asdict())
         check_same_space(index, embedding)
-        self.index = index
+        self._use(index)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -160,19 +168,10 @@ class ElasticVectorStore(VectorStore):
         self, vectors: np.ndarray, *, k: int, filter: Filter | None = None, fetch_k: int | None = None
     ) -> list[list[tuple[Document, float]]]:
         """The k most similar documents, copies of them, with raw cosines, for each of n queries (n, dim)."""
-        return [
-            [
-                (_copied(document), score)
-                for document, score in self.index.search(
-                    vector,
-                    k=k,
-                    filter=filter,
-                    shortlist_dim=self.shortlist_dim,
-                    fetch_k=self.fetch_k if fetch_k is None else fetch_k,
-                )
-            ]
-            for vector in vectors
-        ]
+        options: dict[str, Any] = {"k": k, "filter": filter, "shortlist_dim": self.shortlist_dim}
+        options["fetch_k"] = self.fetch_k if fetch_k is None else fetch_k
+        found = [self.index.search(vector, **options) for vector in vectors]
+        return [[(_copied(document), score) for document, score in row] for row in found]
 
     def similarity_search_with_score(
         self,
@@ -203,13 +202,8 @@ class ElasticVectorStore(VectorStore):
         """As :meth:`similarity_search_with_score`, without the scores."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **options)]
 
-    def similarity_search_by_vector(
-        self,
-        embedding: Sequence[float],
-        k: int = 4,
-        **options: Any,  # filter, fetch_k
-    ) -> list[Document]:
-        """The k documents most similar to a vector, which may be narrower than theirs."""
+    def similarity_search_by_vector(self, embedding: Sequence[float], k: int = 4, **options: Any) -> list[Document]:
+        """The k documents most similar to a vector, which may be narrower than theirs; options: filter, fetch_k."""
         return [document for document, _ in self.search_vectors(np.array([embedding]), k=k, **options)[0]]
 
     def similarity_search_with_relevance_scores(
@@ -241,10 +235,16 @@ class ElasticVectorStore(VectorStore):
         filter: Filter | None = None,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`, for a vector."""
-        found = self.index.search_diverse(
-            np.asarray(embedding), k=k, fetch_k=fetch_k, lambda_mult=lambda_mult, filter=filter
-        )
+        options: dict[str, Any] = {"shortlist_dim": self.shortlist_dim, "fetch_k": self.fetch_k, "filter": filter}
+        vector = np.asarray(embedding)
+        found = self.index.search_diverse(vector, k=k, candidates=fetch_k, lambda_mult=lambda_mult, **options)
         return [_copied(document) for document in found]
+
+    def _use(self, index: ElasticIndex) -> None:
+        if self.hnsw_from is not None:
+            check_count("hnsw_from", self.hnsw_from)
+            index.keep_graph(self.hnsw_from, dim=self.shortlist_dim)
+        self.index = index
 
     def query_budget(self, asked: Budget) -> Budget:
         """What a query costs: what was asked, else the embeddings' own, at most as wide as an index of one dim."""
@@ -270,17 +270,17 @@ class ElasticVectorStore(VectorStore):
             embedding: Of the model the store was made with. Its queries may have another budget; documents are added
                 at the index's layer, dim and exit in any case.
             on_mismatch: "warn" opens an index of another model all the same: of another precision, say.
-            **options: ``shortlist_dim``, ``fetch_k``.
+            **options: ``shortlist_dim``, ``fetch_k``, ``hnsw_from``; a graph that is not saved is made now.
 
         Raises:
             IndexMismatchError: If the embeddings are of another model, or their queries wider than the documents.
             FileNotFoundError, ManifestError, UnsafeModelError: If there is no index, or none that can be opened.
         """
-        index, canary = load_index(Path(folder))
+        index, canary = load_index(Path(folder), with_graph=options.get("hnsw_from") is not None)
         store = cls(embedding, **options)
         check_same_space(index, embedding, dim=getattr(embedding, "dim", None), on_mismatch=on_mismatch)
         check_canary(canary, canary_vector(embedding, index.made), on_mismatch=on_mismatch)
-        store.index = index
+        store._use(index)
         return store
 
     # On the model's own thread, not on asyncio's default pool, where a few long calls would keep others waiting.

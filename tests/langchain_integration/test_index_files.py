@@ -131,6 +131,69 @@ def test_killing_a_save_leaves_the_old_index_or_the_new_one_whole(tmp_path):
     assert len(load_index(tmp_path)[0]) == 3000
 
 
+@pytest.fixture
+def graphed(tmp_path):
+    """A folder with a graph, some of whose documents have gone again."""
+    index = make_index(400)
+    index.keep_graph(100, dim=4)
+    index.delete([str(i) for i in range(0, 60, 2)])
+    save_index(index, tmp_path / "graphed", canary=CANARY)
+    return tmp_path / "graphed"
+
+
+def found(index, query):
+    return [(d.id, score) for d, score in index.search(query, k=5, shortlist_dim=4, fetch_k=40)]
+
+
+def test_a_graph_comes_back_and_grows_and_is_read_only_when_asked_for(graphed):
+    index = load_index(graphed, with_graph=True)[0]
+    assert index.state.graph.count == 370
+    index.keep_graph(100, dim=4)
+    assert index.state.graph._mapped is not None  # opened, not made again
+    query = np.random.default_rng(2).standard_normal(8)
+    assert found(index, query) == found(load_index(graphed, with_graph=True)[0], query)
+    index.add([Document("new", id="new")], query[np.newaxis])
+    assert found(index, query)[0] == ("new", pytest.approx(1))
+    save_index(index, graphed, canary=CANARY)
+    assert len(list(graphed.iterdir())) == 6
+    assert found(load_index(graphed, with_graph=True)[0], query) == found(index, query)
+    assert load_index(graphed)[0].state.graph is None
+    index.keep_graph(None)
+    save_index(index, graphed, canary=CANARY)
+    assert len(list(graphed.iterdir())) == 4
+    assert load_index(graphed, with_graph=True)[0].state.graph is None
+
+
+def test_a_graph_that_is_not_what_was_saved_is_refused(graphed):
+    manifest = json.loads((graphed / "manifest.json").read_text())
+    graph, nodes = (graphed / manifest["files"][kind] for kind in ("graph", "nodes"))
+    content, rows = graph.read_bytes(), nodes.read_bytes()
+
+    def refused(message, error=ManifestError):
+        with pytest.raises(error, match=message):
+            load_index(graphed, with_graph=True)
+
+    for bad in (b"x" + content[1:], content[:-1]):
+        graph.write_bytes(bad)
+        refused(r"must be what was saved, but its sha256 differs\. Build")
+        load_index(graphed)  # which does not read it
+    graph.write_bytes(b"")
+    refused(r"holds a damaged graph .*empty")
+    graph.write_bytes(content)
+    np.save(nodes, np.zeros((3, 2)))
+    refused(r"must hold int64 \(n,\), it holds float64 \(3, 2\)")
+    np.save(nodes, np.arange(370))
+    change(graphed, documents=370, graph={**manifest["graph"], "dim": 5})
+    refused(r"must have 370 documents at dim 5, this one has 370 at dim 4")
+    nodes.write_bytes(rows)
+    change(graphed, graph=3)
+    refused(r"is damaged at \['graph'\]")
+    change(graphed, graph=None)
+    refused(r"is damaged at \['files'\]")
+    change(graphed, graph=manifest["graph"], files={**manifest["files"], "graph": f"../{graph.name}"})
+    refused("must name files of its own folder", UnsafeModelError)
+
+
 def change(folder, **entries):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, **entries}))

@@ -1,7 +1,8 @@
 import numpy as np
 from langchain_core.documents import Document
 
-from langchain_st_plugins.index_states import IndexState
+from langchain_st_plugins.graphs import Graph
+from langchain_st_plugins.index_states import IndexState, cut
 
 
 def documents(*names):
@@ -35,4 +36,15 @@ def test_cut_rows_equal_those_of_the_prefix():
     state = IndexState.of(documents(*"abcdefghi"), vectors)
     rows = np.array([1, 4, 8])
     for dim in (2, 6):
-        np.testing.assert_array_equal(state.cut(rows, dim), state.prefix(dim)[rows])
+        np.testing.assert_array_equal(cut(vectors[rows], dim), state.prefix(dim)[rows])
+
+
+def test_a_graph_goes_with_its_documents():
+    vectors = np.eye(4, dtype=np.float32)
+    state = IndexState.of(documents(*"abcd"), vectors)
+    assert state.with_graph(None) is state
+    assert state.places["d"] == 3
+    graphed = state.with_graph(Graph.empty(4).extended(vectors))
+    assert graphed.places is state.places
+    assert graphed.without(["b"]).graph.nearest(vectors[3], 1).tolist() == [2]
+    assert graphed.extended(documents("e"), vectors[:1]).graph is None  # its owner makes one that fits

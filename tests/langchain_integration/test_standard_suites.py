@@ -61,3 +61,9 @@ class TestVectorStoreWithAFunnel(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self):
         return ElasticVectorStore(self.get_embeddings(), shortlist_dim=2, fetch_k=1)
+
+
+class TestVectorStoreWithAGraph(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self):
+        return ElasticVectorStore(self.get_embeddings(), hnsw_from=1, fetch_k=1)

@@ -1,6 +1,7 @@
 import pytest
+from langchain_core.documents import Document
 
-from langchain_st_plugins.texts import check_texts
+from langchain_st_plugins.texts import check_ids, check_texts
 from st_plugins.errors import InputError
 
 
@@ -23,3 +24,9 @@ def test_lists_of_texts_pass(texts):
 def test_anything_else_is_refused_by_position(texts, error, message):
     with pytest.raises(error, match=message):
         check_texts(texts)
+
+
+def test_ids_come_once_and_may_be_missing():
+    assert check_ids([Document("a"), Document("b"), Document("c", id="1")]) is None
+    with pytest.raises(ValueError, match=r"the one at position 1, '1', came before\. Give that document another id"):
+        check_ids([Document("a", id="1"), Document("b", id="1")])

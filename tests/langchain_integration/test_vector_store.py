@@ -108,6 +108,11 @@ def test_results_may_be_changed_without_changing_the_store(store):
         (lambda s: s.similarity_search(QUERY, layer=3), UntrainedSizeError, r"one of \(2, 4, 6\), got 3"),
         (lambda s: s.similarity_search(QUERY, top_k=3), TypeError, "unexpected keyword argument 'top_k'"),
         (lambda s: ElasticVectorStore(FAKE, fetch_k=0), ValueError, "fetch_k must be an integer of at least 1, got 0"),
+        (
+            lambda s: ElasticVectorStore(FAKE, hnsw_from=0),
+            ValueError,
+            "hnsw_from must be an integer of at least 1, got 0",
+        ),
         (lambda s: ElasticVectorStore(FAKE, shortlist_dim=0), SizeError, "dim must be an integer of at least 1"),
         (lambda s: ElasticVectorStore(FAKE).similarity_search("a", layer=2), ValueError, "layer needs ElasticEmb"),
     ],
@@ -241,3 +246,48 @@ def test_the_hosts_retriever_takes_budgets_too(store):
     score = store.similarity_search_with_score(QUERY, 3)[2][1]
     near = store.as_retriever(search_type="similarity_score_threshold", search_kwargs={"score_threshold": score})
     assert len(near.invoke(QUERY)) == 3
+
+
+@pytest.fixture
+def many():
+    return [f"{a} {b} {c}" for a in "cat dog bank river money sea book".split() for b in "of in at".split()
+            for c in "night farm water mat house tree town road wood wind".split()]  # fmt: skip
+
+
+@pytest.mark.parametrize("shortlist_dim", [None, 8])
+def test_a_graph_changes_how_documents_are_found_and_nothing_else(embeddings, many, tmp_path, shortlist_dim):
+    options = {"shortlist_dim": shortlist_dim, "fetch_k": 60}
+    metadatas = [{"n": i} for i in range(len(many))]
+    ids = [f"id-{i}" for i in range(len(many))]
+    plain = ElasticVectorStore.from_texts(many, embeddings, metadatas, ids=ids, **options)
+    graphed = ElasticVectorStore.from_texts(many, embeddings, metadatas, ids=ids, hnsw_from=100, **options)
+    for store in (plain, graphed):
+        store.delete(ids[:20])
+    graphed.save_local(tmp_path)
+    opened = ElasticVectorStore.load_local(tmp_path, embeddings, hnsw_from=100, **options)
+    assert opened.index.state.graph.count == len(many) - 20
+    assert ElasticVectorStore.load_local(tmp_path, embeddings).index.state.graph is None
+    for store in (graphed, opened):
+        assert store.similarity_search_with_score(QUERY, 5) == plain.similarity_search_with_score(QUERY, 5)
+        assert store.max_marginal_relevance_search(QUERY, 3) == plain.max_marginal_relevance_search(QUERY, 3)
+        for filter in ({"n": 30}, lambda document: document.metadata["n"] % 40 == 1):
+            found = store.similarity_search(QUERY, 4, filter=filter)
+            assert found == plain.similarity_search(QUERY, 4, filter=filter)
+        for budget in ({"dim": 4}, {"layer": 2}):
+            assert store.similarity_search(QUERY, 3, **budget) == plain.similarity_search(QUERY, 3, **budget)
+
+
+def test_threads_search_while_a_graph_grows_and_shrinks(embeddings, many):
+    store = ElasticVectorStore.from_texts(many, embeddings, ids=many, hnsw_from=20, fetch_k=30)
+    expected = store.similarity_search(many[3], 1)
+
+    def change(i):
+        added = store.add_texts([f"river {i} town"])
+        store.delete(added if i % 2 else [*added, many[-1 - i]])
+
+    with ThreadPoolExecutor(4) as pool:
+        changes = [pool.submit(change, i) for i in range(20)]
+        found = [pool.submit(store.similarity_search, many[3], 1) for _ in range(60)]
+        assert all(search.result() == expected for search in found)
+        assert all(change.result() is None for change in changes)
+    assert len(store.index) == store.index.state.graph.count == len(many) - 10
