@@ -13,7 +13,7 @@ from torch import nn
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import ExitError, SizeError
-from st_plugins.identity import with_precision
+from st_plugins.identity import changed, with_precision
 from st_plugins.modules import ElasticTransformer, LayerAlignment
 
 # What a configuration says about itself or about the last run, not about the vectors.
@@ -50,7 +50,8 @@ def fingerprint(
     index keeps it and refuses another.
 
     Args:
-        model: Any sentence-transformers model.
+        model: Any sentence-transformers model, or the export of one in an ``OnnxModule``: what has a file of its own
+            has the fingerprint that the model had, and what is cut to a dim on the way another one.
         layer: The layer used, or None for the full depth.
         dim: The dim used, or None for the model's own width.
         exit: The policy or threshold used, or None for no early exits. A threshold means the layers trained so far.
@@ -72,6 +73,12 @@ def fingerprint(
         False
     """
     first = model[0]
+    if hasattr(first, "exported_fingerprint"):  # an export holds no weights, but knows whose they are
+        width = model.get_embedding_dimension() if dim is None else dim
+        known = first.exported_fingerprint(layer=layer, dim=width, exit=exit)
+        settings = first.exported_settings
+        changes = {name: getattr(model, name) for name in settings if getattr(model, name) != settings[name]}
+        return with_precision(changed(known, changes), precision)
     depth = first.depth if isinstance(first, ElasticTransformer) else None
     if layer is not None:
         if depth is None:
@@ -103,6 +110,9 @@ def _modules(modules: Iterable[nn.Module], *, is_full: bool) -> Iterator[bytes]:
         yield type(module).__name__.encode()
         if isinstance(module, Router):
             yield from _routes(module)
+            continue
+        if hasattr(module, "exported_fingerprint"):
+            yield module.exported_fingerprint().encode()
             continue
         if hasattr(module, "get_config_dict"):
             yield _canonical(_without(module.get_config_dict(), _MODULE_NOISE))

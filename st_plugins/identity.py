@@ -1,7 +1,9 @@
-"""What becomes of a fingerprint where the same vectors are computed in another precision. Imports no torch."""
+"""What becomes of a fingerprint where the same vectors are computed or used otherwise. Imports no torch."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 
 def with_precision(identity: str, precision: str) -> str:
@@ -18,6 +20,25 @@ def with_precision(identity: str, precision: str) -> str:
         >>> with_precision("9f", "fp32"), with_precision("9f", "fp16")[:8]
         ('9f', '325b5367')
     """
-    if precision == "fp32":
-        return identity
-    return hashlib.sha256(json.dumps([identity, precision]).encode()).hexdigest()
+    return identity if precision == "fp32" else _hashed([identity, precision])
+
+
+def changed(identity: str, changes: Mapping[str, Any]) -> str:
+    """The fingerprint of vectors to which something was done after they were identified.
+
+    Args:
+        identity: Their fingerprint before.
+        changes: What was done, as JSON can say it; nothing changes nothing.
+
+    Returns:
+        str: 64 hexadecimal digits.
+
+    Example:
+        >>> changed("9f", {}), changed("9f", {"dim": 8}) == changed("9f", {"dim": 16})
+        ('9f', False)
+    """
+    return _hashed([identity, dict(changes)]) if changes else identity
+
+
+def _hashed(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host_modules
-from sentence_transformers.sentence_transformer.modules import Module, Transformer
+from sentence_transformers.sentence_transformer.modules import Module, Router, Transformer
 
 from st_plugins import modules as our_modules
 from st_plugins.errors import UnsafeModelError
@@ -73,8 +73,12 @@ def load(
         boundary = folder.parent.parent
     entries = _read_modules(folder)
     classes = [_check_entry(folder, boundary, entry) for entry in entries]
+    of_routes = [
+        {"module_classes": _route_classes(folder / entry["path"])} if issubclass(module_class, Router) else {}
+        for entry, module_class in zip(entries, classes, strict=True)
+    ]
     modules: OrderedDict[str, Any] = OrderedDict()
-    for entry, module_class in zip(entries, classes, strict=True):
+    for entry, module_class, inner in zip(entries, classes, of_routes, strict=True):
         modules[entry["name"]] = module_class.load(
             str(folder),
             subfolder=entry["path"],
@@ -84,6 +88,7 @@ def load(
             processor_kwargs=dict(processor_kwargs or {}),
             config_kwargs=dict(config_kwargs or {}),
             backend="torch",
+            **inner,
         )
     settings = _read_json(folder / "config_sentence_transformers.json")
     kept = {name: settings.get(name) for name in _SETTINGS}
@@ -161,6 +166,15 @@ def _trusted_class(reference: str) -> type[Module]:
             f"{reference!r}. If you trust that code, load it with SentenceTransformer(folder, trust_remote_code=True)."
         )
     return found
+
+
+def _route_classes(folder: Path) -> dict[str, type[Module]]:
+    """The classes that a Router's own file names, by what it calls them."""
+    entries: Any = _read_json(folder / Router.config_file_name) or _read_json(folder / "config.json")
+    types = entries.get("types") if isinstance(entries, dict) else None
+    if not isinstance(types, dict) or not all(isinstance(name, str) for name in types.values()):
+        raise UnsafeModelError(f"{Router.config_file_name} must name the classes of the routes, got {types!r}.")
+    return {name: _trusted_class(name) for name in types.values()}
 
 
 def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Module]:

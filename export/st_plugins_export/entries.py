@@ -94,7 +94,7 @@ def parse_size(entry: Any) -> ExportedSize:
     expect_keys(ExportedSize, entry)
     for name, kind in (("layer", int), ("dim", int), ("is_full", bool), ("file", str), ("fingerprint", str)):
         expect(entry[name], kind, name)
-    return ExportedSize(**{**entry, "trained_dims": _integers(entry, "trained_dims")})
+    return ExportedSize(**{**entry, "trained_dims": integers(entry, "trained_dims")})
 
 
 def parse_exit(entry: Any) -> ExportedExit:
@@ -110,7 +110,7 @@ def parse_exit(entry: Any) -> ExportedExit:
     for name in ("name", "fingerprint"):
         expect(entry[name], (str, type(None)), name)
     expect(entry["policy"], (dict, type(None)), "policy")
-    dims, layers = _integers(entry, "trained_dims"), _integers(entry, "layers")
+    dims, layers = integers(entry, "trained_dims"), integers(entry, "layers")
     return ExportedExit(**{**entry, "trained_dims": dims, "layers": layers})
 
 
@@ -149,5 +149,6 @@ def _with_precision(entry: Any) -> dict[str, Any]:
     return entry
 
 
-def _integers(entry: dict[str, Any], name: str) -> tuple[int, ...]:
+def integers(entry: dict[str, Any], name: str) -> tuple[int, ...]:
+    """The list of integers under a name, or a :class:`~st_plugins.errors.ManifestError`."""
     return tuple(expect(value, int, name) for value in expect(entry[name], list, name))

@@ -23,11 +23,13 @@ from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, count_nodes, place
 from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
 from st_plugins_export.packed_stages import pack_stage
+from st_plugins_export.support import includes_prompt
 
 EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
 # A graph cannot have an input and an output of one name.
 LAYER_INPUT = "layer"
 _WITHOUT_COLUMNS = {LAYER_INPUT, "means"}
+_MASK = "attention_mask"
 
 
 def write_exit_graph(
@@ -122,7 +124,8 @@ class ExitGraph:
         if self._policy is None:
             values[LAYER_INPUT] = LAYER_INPUT
             tensors.append(make(LAYER_INPUT, self._types.INT64, ["batch"]))
-        level = self._from_exit(0, values)
+        unmarked = [] if includes_prompt(self._model) else [self._node("Sign", [_MASK], "unmarked_mask")]
+        level = self._from_exit(0, {**values, _MASK: unmarked[0].output[0]} if unmarked else values)
         read = {"token_embeddings": level.states, "exit_layer": level.exit_layer}
         names = {**values, **read, **{name: name for name in OUTPUTS}}
         tail = place(trace_tail(self._model, self._layout, self._opset), "tail/", names)
@@ -133,7 +136,9 @@ class ExitGraph:
             make(EXIT_OUTPUTS[2], self._types.INT64, ["batch"]),
         ]
         weights = [*level.weights, *tail.weights.values(), *self._outer_weights()]
-        graph = self._helper.make_graph([*level.nodes, *tail.nodes, last], "exits", tensors, outputs, weights)
+        graph = self._helper.make_graph(
+            [*unmarked, *level.nodes, *tail.nodes, last], "exits", tensors, outputs, weights
+        )
         opset = self._helper.make_opsetid("", self._opset)
         version = self._helper.find_min_ir_version_for([opset])
         return self._helper.make_model(graph, producer_name="st-plugins", ir_version=version, opset_imports=[opset])

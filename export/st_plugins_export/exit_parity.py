@@ -87,7 +87,10 @@ class _ExitCheck:
         self, batch: list[str], prompt: str, encodings: list[Any], expected: np.ndarray, layers: np.ndarray
     ) -> None:
         told = layers if self._exported.name is None else None
-        found, left = self._opened.embed_with_exits(encodings, self._exported, told)  # (B, dim), (B,)
+        length = self._opened.prompt_length(prompt)
+        found, left = self._opened.embed_with_exits(
+            encodings, self._exported, told, prompt_length=length
+        )  # (B, dim), (B,)
         moved = np.flatnonzero(left != layers)
         if len(moved):
             expected = expected.copy()

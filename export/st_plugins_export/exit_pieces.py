@@ -17,6 +17,8 @@ from st_plugins.views import StandIn, normed_layers, recording_view, shallow_cop
 from st_plugins_export.first_output import first_output
 from st_plugins_export.fragments import Fragment, cut, place
 from st_plugins_export.graph import OPSET, OUTPUTS, eager_attention, trace_graph, traced_features
+from st_plugins_export.marked_pooling import behind_marks, read_marks
+from st_plugins_export.support import includes_prompt
 
 _TOKENS = {0: "batch", 1: "sequence"}
 
@@ -80,7 +82,8 @@ class TailPiece(nn.Module):
 
     def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...], layout: str) -> None:
         super().__init__()
-        self.behind = nn.ModuleList(list(model.children())[1:])
+        self.behind = nn.ModuleList(behind_marks(list(model.children())[1:]))
+        self.has_marks = not includes_prompt(model)  # see prompt_marks.py
         self.inputs = inputs
         self.layout = layout
         self.truncate_dim = model.truncate_dim
@@ -91,6 +94,7 @@ class TailPiece(nn.Module):
         is_token = features["attention_mask"].bool()[..., None]  # (B, T, 1)
         tokens = torch.where(is_token, features["token_embeddings"], 0.0)  # (B, T, D)
         features["token_embeddings"] = tokens
+        features = read_marks(features) if self.has_marks else features
         for module in self.behind:
             features = module(features)
         sentence_embedding = features["sentence_embedding"][:, : self.truncate_dim]

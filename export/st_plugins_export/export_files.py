@@ -96,6 +96,7 @@ class ExportFiles:
             prompts=dict(self._model.prompts),
             default_prompt_name=self._model.default_prompt_name,
             include_prompt=includes_prompt(self._model),
+            special_ids=None if includes_prompt(self._model) else tuple(sorted(self._full.tokenizer.all_special_ids)),
             max_seq_length=limit,
             opset=self._opset,
             tolerance=tolerance,

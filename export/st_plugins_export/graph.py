@@ -21,8 +21,10 @@ from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, Layer
 from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import first_output
+from st_plugins_export.marked_pooling import behind_marks, read_marks
 from st_plugins_export.padded_static import with_padded_inputs
 from st_plugins_export.safe_packing import pack_if_equal
+from st_plugins_export.support import includes_prompt
 
 # What torch can trace to and these graphs were tried with. The oldest is read by the most servers.
 OPSETS = (17, 18, 19, 20)
@@ -65,7 +67,8 @@ class PipelineGraph(nn.Module):
 
     def __init__(self, model: SentenceTransformer, inputs: tuple[str, ...], layout: str = "portable") -> None:
         super().__init__()
-        self.stages = nn.ModuleList(model.children())
+        self.stages = nn.ModuleList(behind_marks(model.children()))
+        self.has_marks = not includes_prompt(model)  # see prompt_marks.py
         self.inputs = inputs
         self.layout = layout
         self.truncate_dim = model.truncate_dim
@@ -73,6 +76,7 @@ class PipelineGraph(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Tensors (B, T) in, the first output (B, T, D) and sentence embeddings (B, dim) out."""
         features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        features = read_marks(features) if self.has_marks else features
         first, *others = self.stages
         features = first(features)
         token_embeddings = features["token_embeddings"]  # (B, T, D)

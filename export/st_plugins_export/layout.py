@@ -76,6 +76,8 @@ def _save(folder: Path, manifest: Manifest) -> Manifest:
     for name in ("exits", "external_data", "reached"):
         if not content[name]:
             del content[name]  # then a release that does not know them can read it
+    if manifest.special_ids is None:
+        del content["special_ids"]  # likewise
     for entry in (*content["sizes"], *content.get("exits", ())):
         if entry["precision"] == "fp32":
             del entry["precision"]  # likewise

@@ -14,6 +14,7 @@ from st_plugins_export.entries import (
     Probe,
     expect,
     expect_keys,
+    integers,
     parse_exit,
     parse_probe,
     parse_size,
@@ -33,7 +34,7 @@ class Manifest:
         inputs: Names of the tensors every graph takes, in order.
         prompts: By name, as in sentence-transformers.
         default_prompt_name: The prompt ``encode`` uses when none is given, or None.
-        include_prompt: Whether pooling covers the prompt. The graph cannot leave it out, so False means: no prompts.
+        include_prompt: Whether pooling covers the prompt.
         max_seq_length: Tokens after which texts are cut, or None for no limit.
         opset: ONNX opset of the graphs.
         tolerance: Largest difference from torch that the export allowed.
@@ -43,6 +44,8 @@ class Manifest:
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
         external_data: The file with the weights of a graph, by the graph's name, where they lie beside it.
         reached: What the check of the export found, by file: largest difference, cosines, alone against in a batch.
+        special_ids: Special tokens of the tokenizer, where pooling leaves out a prompt whose tokens the mask marks, see
+            ``prompt_marks.py``. None: where it covers prompts, or the graphs know no marks, as in early releases.
     """
 
     sizes: tuple[ExportedSize, ...]
@@ -60,6 +63,7 @@ class Manifest:
     layout: str = "tokens"
     external_data: dict[str, str] = field(default_factory=dict)
     reached: dict[str, dict[str, float]] = field(default_factory=dict)
+    special_ids: tuple[int, ...] | None = None
 
     @property
     def full(self) -> ExportedSize:
@@ -89,7 +93,7 @@ class Manifest:
     @classmethod
     def from_json(cls, entries: dict[str, Any]) -> Self:
         """Build one from parsed JSON, checking every type a reader relies on."""
-        entries = {"exits": [], "layout": "tokens", "external_data": {}, "reached": {}, **entries}
+        entries = {"exits": [], "layout": "tokens", "external_data": {}, "reached": {}, "special_ids": None, **entries}
         expect_keys(cls, entries)
         sizes = tuple(parse_size(entry) for entry in expect(entries["sizes"], list, "sizes"))
         full = [size.precision for size in sizes if size.is_full]
@@ -113,4 +117,6 @@ class Manifest:
         inputs = tuple(expect(name, str, "inputs") for name in expect(entries["inputs"], list, "inputs"))
         probes = tuple(parse_probe(entry) for entry in expect(entries["probes"], list, "probes"))
         exits = tuple(parse_exit(entry) for entry in expect(entries["exits"], list, "exits"))
-        return cls(**{**entries, "sizes": sizes, "inputs": inputs, "probes": probes, "exits": exits})
+        special = None if entries["special_ids"] is None else integers(entries, "special_ids")
+        parsed = {"sizes": sizes, "inputs": inputs, "probes": probes, "exits": exits, "special_ids": special}
+        return cls(**{**entries, **parsed})

@@ -11,16 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import InputModule
+from sentence_transformers.sentence_transformer.modules import InputModule, Router
 from sentence_transformers.util import load_dir_path
 
 from st_plugins.errors import ExitError, SizeError, UnsupportedModelError
+from st_plugins.identity import changed
 from st_plugins.modules import Truncation
 from st_plugins_export.batches import plan_batches
 from st_plugins_export.choices import check_finite, find_exit
 from st_plugins_export.entries import MANIFEST_FILE, ExportedExit, ExportedSize
 from st_plugins_export.layout import read_verified
 from st_plugins_export.opened import OpenedExport
+from st_plugins_export.prompt_marks import marked
 from st_plugins_export.prompts import resolve_prompt, with_prompt
 from st_plugins_export.providers import CPU
 from st_plugins_export.routes import read_routes
@@ -87,15 +89,12 @@ class OnnxModule(InputModule):
         routes = read_routes(Path(folder))
         if routes is not None:
             raise UnsupportedModelError(
-                f"OnnxModule runs an export without routes, {folder} has {sorted(routes.routes)}. Open one of them: "
-                f"OnnxModule(folder / {routes.default_route!r}), or use OnnxEncoder(folder)."
+                f"OnnxModule runs an export without routes, {folder} has {sorted(routes.routes)}. Open all of them: "
+                "OnnxModule.as_sentence_transformer(folder), or one: "
+                f"OnnxModule(folder / {routes.default_route!r})."
             )
-        self._options: dict[str, Any] = {
-            "precision": precision,
-            "providers": providers,
-            "threads": threads,
-            "token_embeddings": token_embeddings,
-        }
+        self._options: dict[str, Any] = {"precision": precision, "providers": providers, "threads": threads}
+        self._options["token_embeddings"] = token_embeddings
         self._opened = OpenedExport(Path(folder), providers=providers, threads=1)
         self._manifest = self._opened.manifest.at(precision)
         self._workers = threads or (cores() if self._opened.provider.name == CPU else 1)
@@ -110,16 +109,25 @@ class OnnxModule(InputModule):
     def as_sentence_transformer(cls, folder: str | Path, **options: Any) -> SentenceTransformer:
         """A whole model, with the prompts, similarity and default width of the one that was exported.
 
+        The export of a Router becomes a Router again, with a module of this class on each route.
+
         Args:
-            folder: As for the class.
+            folder: As for the class, or the export of a Router.
             **options: As for the class.
         """
-        module = cls(folder, **options)
-        settings = json.loads(read_verified(Path(folder), _SETTINGS_FILE, module._manifest))
+        routes = read_routes(Path(folder))
+        if routes is None:
+            first = main = cls(folder, **options)
+        else:
+            on_routes = {name: [cls(Path(folder) / name, **options)] for name in routes.routes}
+            mappings = {(task, None): name for task, name in routes.tasks.items()}
+            first = Router(on_routes, default_route=routes.default_route, route_mappings=mappings)
+            (main,) = on_routes[routes.default_route]
+        settings = json.loads(read_verified(main._opened.folder, _SETTINGS_FILE, main._manifest))
         kept = {name: settings.get(name) for name in ("similarity_fn_name", "truncate_dim")}
-        prompts, default = dict(module._manifest.prompts), module._manifest.default_prompt_name
+        prompts, default = dict(main._manifest.prompts), main._manifest.default_prompt_name
         return SentenceTransformer(
-            modules=[module], device="cpu", prompts=prompts, default_prompt_name=default, **kept
+            modules=[first], device="cpu", prompts=prompts, default_prompt_name=default, **kept
         ).eval()
 
     @property
@@ -136,6 +144,31 @@ class OnnxModule(InputModule):
     def trained_layers(self) -> list[int]:
         """The exported layers."""
         return sorted({size.layer for size in self._manifest.sizes})
+
+    @property
+    def name_or_path(self) -> str:
+        """The folder of the export."""
+        return str(self._opened.folder)
+
+    @property
+    def exported_settings(self) -> dict[str, Any]:
+        """Settings of the exported model that its fingerprint covers."""
+        return {"prompts": dict(self._manifest.prompts), "default_prompt_name": self._manifest.default_prompt_name}
+
+    def exported_fingerprint(self, layer: int | None = None, dim: int | None = None, exit: str | None = None) -> str:
+        """What :func:`st_plugins.fingerprint` said of the exported model, in the precision of this module.
+
+        Args:
+            layer: None for the full depth.
+            dim: None for what the graph gives. A dim without a graph of its own has an identity of its own.
+            exit: A policy, or None.
+        """
+        layer = self.depth if layer is None else layer
+        graph = self._graph(None if exit is not None and layer == self.depth else layer, exit)
+        for size in self._manifest.sizes if exit is None else ():
+            if (size.layer, size.dim) == (layer, dim):
+                return size.fingerprint
+        return changed(graph.fingerprint or "", {} if dim is None or dim >= graph.dim else {"dim": dim})
 
     @property
     def tokenizer(self) -> Any:
@@ -162,9 +195,10 @@ class OnnxModule(InputModule):
     ) -> dict[str, Any]:
         """Token tensors (B, T) of texts; refuses a layer or an exit before anything is computed."""
         self._graph(layer, exit)
-        texts = with_prompt(inputs, resolve_prompt(self._manifest, prompt or "", None))
-        tensors = self._opened.inputs(self._opened.tokenize(texts))
-        return {name: torch.from_numpy(array) for name, array in tensors.items()}
+        prompt = resolve_prompt(self._manifest, prompt or "", None)
+        tensors = self._opened.inputs(self._opened.tokenize(with_prompt(inputs, prompt)))
+        features: dict[str, Any] = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        return {**features, "prompt_length": self._opened.prompt_length(prompt)}  # as the host's Transformer says it
 
     def forward(
         self,
@@ -182,6 +216,7 @@ class OnnxModule(InputModule):
             )
         graph = self._graph(layer, exit)
         inputs = {name: features[name].cpu().numpy() for name in self._manifest.inputs}
+        inputs["attention_mask"] = marked(inputs["attention_mask"], features.get("prompt_length", 0))
         device = features["input_ids"].device
         outputs = {name: torch.from_numpy(array).to(device) for name, array in self._run(inputs, graph).items()}
         trained_dims = None if allow_untrained else graph.trained_dims
@@ -216,7 +251,7 @@ class OnnxModule(InputModule):
             if self._writes_tokens:
                 found["token_embeddings"][np.ix_(rows, columns)] = others[-1]
 
-        batches = map(_Rows, plan_batches(mask.sum(axis=1), self._opened.provider.token_budget, None))
+        batches = map(_Rows, plan_batches((mask > 0).sum(axis=1), self._opened.provider.token_budget, None))
         run_batches(batches, run, lambda done: None, workers=self._workers, ahead=len(mask))
         return found
 

@@ -14,6 +14,7 @@ from st_plugins_export.batches import pad, token_mask
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
 from st_plugins_export.layout import TOKENIZER_FILE, read_manifest, read_verified
+from st_plugins_export.prompt_marks import count_prompt, marked
 from st_plugins_export.providers import Provider
 from st_plugins_export.sessions import EXIT_OUTPUT, LAYER_INPUT, OUTPUT, Sessions
 
@@ -89,20 +90,31 @@ class OpenedExport:
                 raise InputError(f"The text at position {position} has no tokens ({text!r}). Leave it out.")
         return encodings
 
-    def embed(self, encodings: Sequence[Any], size: ExportedSize) -> np.ndarray:
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens that a prompt puts in front of every text and pooling leaves out; 0 where it covers prompts."""
+        special_ids = self.manifest.special_ids
+        return 0 if special_ids is None or not prompt else count_prompt(self._tokenizer.encode(prompt).ids, special_ids)
+
+    def embed(self, encodings: Sequence[Any], size: ExportedSize, *, prompt_length: int = 0) -> np.ndarray:
         """Run one batch, padded to its longest text.
 
         Args:
             encodings: B results of :meth:`tokenize`.
             size: One of ``manifest.sizes``.
+            prompt_length: What :meth:`prompt_length` says of the prompt in front of these texts.
 
         Returns:
             np.ndarray: (B, dim) float32.
         """
-        return self.run([OUTPUT], encodings, size)[0]  # (B, dim)
+        return self.run([OUTPUT], encodings, size, prompt_length=prompt_length)[0]  # (B, dim)
 
     def embed_with_exits(
-        self, encodings: Sequence[Any], exported: ExportedExit, layers: np.ndarray | None = None
+        self,
+        encodings: Sequence[Any],
+        exported: ExportedExit,
+        layers: np.ndarray | None = None,
+        *,
+        prompt_length: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Run one batch whose texts leave at layers of their own.
 
@@ -110,11 +122,13 @@ class OpenedExport:
             encodings: B results of :meth:`tokenize`.
             exported: One of ``manifest.exits``.
             layers: (B,) integers, where each text shall leave; for the graph without a policy.
+            prompt_length: As for :meth:`embed`.
 
         Returns:
             tuple: (B, dim) float32, and (B,) int64, the layers they left at.
         """
-        embeddings, exit_layer = self.run([OUTPUT, EXIT_OUTPUT], encodings, exported, layers)
+        outputs = [OUTPUT, EXIT_OUTPUT]
+        embeddings, exit_layer = self.run(outputs, encodings, exported, layers, prompt_length=prompt_length)
         return embeddings, exit_layer
 
     def run(
@@ -123,6 +137,8 @@ class OpenedExport:
         encodings: Sequence[Any],
         graph: ExportedSize | ExportedExit,
         layers: np.ndarray | None = None,
+        *,
+        prompt_length: int = 0,
     ) -> list[np.ndarray]:
         """Run one batch for any outputs of a graph.
 
@@ -131,11 +147,12 @@ class OpenedExport:
             encodings: B results of :meth:`tokenize`.
             graph: One of ``manifest.sizes`` or ``manifest.exits``.
             layers: (B,) integers, where each text shall leave; for the graph without a policy.
+            prompt_length: As for :meth:`embed`.
 
         Returns:
             list: One array per name.
         """
-        inputs = self.inputs(encodings)
+        inputs = self.inputs(encodings, prompt_length=prompt_length)
         if layers is not None:
             inputs[LAYER_INPUT] = np.asarray(layers, dtype=np.int64)
         return self.run_tokens(outputs, inputs, graph)
@@ -155,11 +172,12 @@ class OpenedExport:
         """
         return self._sessions.run(graph, outputs, inputs)
 
-    def inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
+    def inputs(self, encodings: Sequence[Any], *, prompt_length: int = 0) -> dict[str, np.ndarray]:
         """What every graph takes, padded to the longest text.
 
         Args:
             encodings: B results of :meth:`tokenize`.
+            prompt_length: As for :meth:`embed`.
 
         Returns:
             dict: ``manifest.inputs``, each (B, T) int64.
@@ -167,7 +185,7 @@ class OpenedExport:
         mask = token_mask([len(encoding) for encoding in encodings], side=self._padding["direction"])
         tensors = {
             "input_ids": pad([encoding.ids for encoding in encodings], self._padding["pad_id"], mask),
-            "attention_mask": mask.astype(np.int64),
+            "attention_mask": marked(mask.astype(np.int64), prompt_length),
         }
         if "token_type_ids" in self.manifest.inputs:
             if self._has_plain_types:

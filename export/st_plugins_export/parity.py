@@ -119,8 +119,9 @@ def check_sizes(
     found = [Closeness(graph.file, bars[graph.precision], tolerance) for graph in group]
     for batch, prompt, encodings in token_batches(plain, opened, texts):
         expected = plain.encode(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)  # (B, dim)
+        names, length = [prompt + text for text in batch], opened.prompt_length(prompt)
         for graph, closeness in zip(group, found, strict=True):
-            closeness.add([prompt + text for text in batch], expected, opened.embed(encodings, graph))
+            closeness.add(names, expected, opened.embed(encodings, graph, prompt_length=length))
     for graph in group:
         if opened.manifest.layout == "portable":
             check_repeated(opened, graph)

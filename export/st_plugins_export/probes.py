@@ -18,6 +18,8 @@ PROBE_TEXTS = (
     "A sentence of ordinary length, as people write them to each other when they talk about the weather at noon.",
 )
 _LARGE_BATCH = 32
+# For a model that leaves prompts out of its pooling and has none of its own.
+_PROMPT = "Two words: "
 # Longer texts are compared by their tokens alone: eager attention over 8192 of them needs gigabytes.
 _MOST_TOKENS = 1024
 
@@ -82,7 +84,10 @@ def _probe_batches(plain: SentenceTransformer, opened: OpenedExport) -> Iterator
     if limit == longest:
         long.append(_over_limit(opened))
     alone = [*PROBE_TEXTS, *long]
-    for prompt in dict.fromkeys(["", *plain.prompts.values()]):
+    prompts = list(plain.prompts.values())
+    if opened.manifest.special_ids is not None and not any(prompts):
+        prompts.append(_PROMPT)
+    for prompt in dict.fromkeys(["", *prompts]):
         for text in alone:
             yield [text], prompt
         yield [PROBE_TEXTS[0], long[-1], PROBE_TEXTS[-1]], prompt

@@ -23,7 +23,7 @@ def resolve_prompt(manifest: Manifest, prompt: str | None, prompt_name: str | No
         str: Perhaps empty.
 
     Raises:
-        InputError: If there is no such prompt, or this model can have none.
+        InputError: If there is no such prompt, or the export, an early one, can have none.
     """
     prompts = manifest.prompts
     if prompt is None:
@@ -31,10 +31,10 @@ def resolve_prompt(manifest: Manifest, prompt: str | None, prompt_name: str | No
         if prompt_name is not None and prompt_name not in prompts:
             raise InputError(f"prompt_name must be one of the model's prompts, {list(prompts)}, got {prompt_name!r}.")
         prompt = "" if prompt_name is None else prompts[prompt_name]
-    if prompt and not manifest.include_prompt:
+    if prompt and not manifest.include_prompt and manifest.special_ids is None:
         raise InputError(
-            "This model leaves the prompt out of its pooling, which the graph cannot do, so no prompt can be used, "
-            f"got {prompt!r}. Run it with sentence-transformers."
+            "This model leaves the prompt out of its pooling, which graphs of early releases cannot do, so no prompt "
+            f"can be used, got {prompt!r}. Export the model again."
         )
     return prompt
 

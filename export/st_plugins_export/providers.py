@@ -42,6 +42,11 @@ class Provider:
         return self.name, options
 
     @property
+    def bound_to(self) -> str | None:
+        """Where tensors are kept between graph and device, by IO binding; None where there is nothing to gain."""
+        return "cuda" if self.name == CUDA else None
+
+    @property
     def token_budget(self) -> int:
         """Tokens per batch, padding included, that suit it."""
         return _TOKEN_BUDGETS.get(self.name, _OTHER_TOKEN_BUDGET)

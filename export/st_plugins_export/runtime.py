@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from st_plugins.errors import ExitError, InputError
-from st_plugins.identity import with_precision
-from st_plugins_export.choices import check_positive, checked_layers, find_exit, find_size
+from st_plugins_export.choices import check_positive, checked_layers, cut, find_exit, find_size
 from st_plugins_export.entries import ExportedExit, ExportedSize
+from st_plugins_export.exported_facts import ExportedFacts
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
 from st_plugins_export.providers import CPU
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _WORKERS_OF_A_DEVICE = 2
 
 
-class OnnxEncoder:
+class OnnxEncoder(ExportedFacts):
     """An exported model with the methods of a ``SentenceTransformer`` that retrieval needs.
 
     It gives the vectors that ``SentenceTransformer.encode`` gives, one export file per size, on any machine that runs
@@ -77,53 +77,16 @@ class OnnxEncoder:
         for name, value in (("token_budget", token_budget), ("threads", threads)):
             if value is not None:
                 check_positive(name, value)
-        self._precision = precision
-        self._routes = read_routes(Path(folder))
-        home = Path(folder) if self._routes is None else Path(folder) / self._routes.default_route
+        routes = read_routes(Path(folder))
+        home = Path(folder) if routes is None else Path(folder) / routes.default_route
         self._opened = OpenedExport(home, providers=providers, threads=1)
-        self._manifest = self._opened.manifest.at(precision)
+        super().__init__(self._opened.manifest.at(precision), routes, precision)
         self._token_budget = token_budget or self._opened.provider.token_budget
         self._workers = threads or (cores() if self._opened.provider.name == CPU else _WORKERS_OF_A_DEVICE)
         options: dict[str, Any] = {"precision": precision, "providers": providers}
         options |= {"threads": threads, "token_budget": token_budget}
-        others = () if self._routes is None else self._routes.others
+        others = () if routes is None else routes.others
         self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """The exported sizes (layer, dim), the full one first."""
-        return tuple((size.layer, size.dim) for size in self._manifest.sizes)
-
-    @property
-    def exits(self) -> tuple[str, ...]:
-        """The exported exit policies."""
-        return tuple(exported.name for exported in self._manifest.exits if exported.name is not None)
-
-    @property
-    def exit_fingerprints(self) -> dict[str, str | None]:
-        """Identity of the vectors of each exit policy; equals ``st_plugins.fingerprint(model, exit=name)``."""
-        return {exported.name: exported.fingerprint for exported in self._manifest.exits if exported.name is not None}
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """The prompts of the model, by name."""
-        return dict(self._manifest.prompts)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the vectors at full size; equals ``st_plugins.fingerprint(model, precision=...)``."""
-        if self._routes is not None:
-            return with_precision(self._routes.fingerprint, self._precision)
-        return self._manifest.full.fingerprint
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens after which a text is cut, special tokens included; None for no limit."""
-        return self._manifest.max_seq_length
-
-    def get_embedding_dimension(self) -> int:
-        """Width of the vectors at full size."""
-        return self._manifest.full.dim
 
     def encode(
         self,
@@ -134,6 +97,7 @@ class OnnxEncoder:
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
@@ -146,6 +110,7 @@ class OnnxEncoder:
             truncate_dim: Width of the vectors; None for the full one. A cut vector has unit length.
             prompt: Put in front of every text. Goes before ``prompt_name``.
             prompt_name: A prompt of the model by its name; without both, the model's default prompt if it has one.
+            normalize_embeddings: Give all vectors unit length, also where the model does not.
             batch_size: Most texts per batch; None leaves it to the token budget.
             show_progress_bar: Show one, over texts.
 
@@ -170,8 +135,9 @@ class OnnxEncoder:
             graph, dim = find_exit(self._manifest, exit, truncate_dim)
         else:
             raise ExitError(f"exit decides the layer of each text: leave layer out, got {exit=} and {layer=}.")
-        complete = with_prompt(texts, resolve_prompt(self._manifest, prompt, prompt_name))
-        embeddings = self._encode(complete, graph, dim, None, batch_size, show_progress_bar)[0]
+        prompt = resolve_prompt(self._manifest, prompt, prompt_name)
+        embeddings = self._encode(texts, prompt, graph, dim, None, batch_size, show_progress_bar)[0]
+        embeddings = cut(embeddings, dim) if normalize_embeddings else embeddings
         return embeddings[0] if isinstance(texts, str) else embeddings
 
     def encode_with_exits(
@@ -183,6 +149,7 @@ class OnnxEncoder:
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +162,7 @@ class OnnxEncoder:
             truncate_dim: As in :meth:`encode`.
             prompt: As in :meth:`encode`.
             prompt_name: As in :meth:`encode`.
+            normalize_embeddings: As in :meth:`encode`.
             batch_size: As in :meth:`encode`.
             show_progress_bar: As in :meth:`encode`.
 
@@ -210,9 +178,10 @@ class OnnxEncoder:
         if isinstance(texts, str):
             raise InputError("texts must be a list of texts, got one text. Put it in a list.")
         graph, dim = find_exit(self._manifest, exit, truncate_dim)
-        complete = with_prompt(texts, resolve_prompt(self._manifest, prompt, prompt_name))
-        told = None if layers is None else checked_layers(layers, graph, len(complete))
-        return self._encode(complete, graph, dim, told, batch_size, show_progress_bar)
+        told = None if layers is None else checked_layers(layers, graph, len(texts))
+        prompt = resolve_prompt(self._manifest, prompt, prompt_name)
+        embeddings, left = self._encode(texts, prompt, graph, dim, told, batch_size, show_progress_bar)
+        return cut(embeddings, dim) if normalize_embeddings else embeddings, left
 
     def encode_query(
         self,
@@ -223,6 +192,7 @@ class OnnxEncoder:
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
@@ -234,6 +204,7 @@ class OnnxEncoder:
             truncate_dim=truncate_dim,
             prompt=prompt,
             prompt_name=usual_prompt(self._manifest, QUERY_PROMPTS, prompt, prompt_name),
+            normalize_embeddings=normalize_embeddings,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
@@ -247,6 +218,7 @@ class OnnxEncoder:
         truncate_dim: int | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
@@ -260,6 +232,7 @@ class OnnxEncoder:
             truncate_dim=truncate_dim,
             prompt=prompt,
             prompt_name=usual_prompt(self._manifest, DOCUMENT_PROMPTS, prompt, prompt_name),
+            normalize_embeddings=normalize_embeddings,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
@@ -269,22 +242,25 @@ class OnnxEncoder:
 
     def _encode(
         self,
-        texts: list[str],
+        texts: str | Sequence[str],
+        prompt: str,
         graph: ExportedSize | ExportedExit,
         dim: int,
         layers: np.ndarray | None,
         batch_size: int | None,
         show_progress_bar: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors (N, dim) and layers of exit (N,), prompts being in the texts; ``layers`` (N,) says where to leave."""
+        """Vectors (N, dim) and layers of exit (N,); ``layers`` (N,) says where to leave."""
         if batch_size is not None:
             check_positive("batch_size", batch_size)
+        complete = with_prompt(texts, prompt)
         embeddings, exit_layer, cut_texts = encode_texts(
             self._opened,
-            texts,
+            complete,
             graph,
             dim,
             layers,
+            prompt_length=self._opened.prompt_length(prompt),
             token_budget=self._token_budget,
             batch_size=batch_size,
             workers=self._workers,
@@ -292,6 +268,6 @@ class OnnxEncoder:
         )
         if cut_texts:
             logger.warning(
-                "%d of %d texts have more than %s tokens and were cut.", cut_texts, len(texts), self.max_seq_length
+                "%d of %d texts have more than %s tokens and were cut.", cut_texts, len(complete), self.max_seq_length
             )
         return embeddings, exit_layer

@@ -18,11 +18,18 @@ from xml.sax.saxutils import escape
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
+from st_plugins_export.support import includes_prompt
+
 SERVING_FOLDER = "serving"
 _TEMPLATES = Path(__file__).parent / "serving_templates"
 # Vespa wants a number where the model has no limit.
 _NO_LIMIT = 2**20
 _CHUNK = 2**20
+_MARKS = (
+    "\n\nIts pooling leaves prompts out, so `attention_mask` must be 2 at each token of the prompt, special tokens "
+    "before it included. None of these servers writes that: they give a text with a prompt a vector in which the prompt is "
+    "pooled too. Use `OnnxEncoder`, or send tokens and mask to the graph yourself."
+)
 _BINARY = """
      Binary vectors, tensor<int8>, need the output last_hidden_state and the strategy {}. """
 # To these OpenSearch gives token types, and to no others.
@@ -41,6 +48,7 @@ class Served:
         fingerprint: Identity of the vectors.
         pooling: What is left to do with the first output, before a normalization; None if that is more than a pooling.
         has_unit_length: Whether every vector has length 1.
+        pools_prompts: Whether pooling covers prompts.
     """
 
     inputs: tuple[str, ...]
@@ -50,6 +58,7 @@ class Served:
     fingerprint: str
     pooling: str | None
     has_unit_length: bool
+    pools_prompts: bool = True
 
 
 def describe(
@@ -79,7 +88,8 @@ def describe(
         pooling = behind[0].pooling_mode if isinstance(behind[0].pooling_mode, str) else None
     prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
     dim = model.get_embedding_dimension()
-    return Served(inputs, dim, max_seq_length, prompts, fingerprint, pooling, has_unit_length)
+    pools_prompts = includes_prompt(model)
+    return Served(inputs, dim, max_seq_length, prompts, fingerprint, pooling, has_unit_length, pools_prompts)
 
 
 def write_serving(folder: Path, served: Served) -> None:
@@ -104,10 +114,11 @@ def write_serving(folder: Path, served: Served) -> None:
 
 def _readme(served: Served) -> dict[str, str]:
     prompts = [f"- `{name}`: `{prompt!r}`" for name, prompt in served.prompts.items()]
+    marks = "" if served.pools_prompts else _MARKS
     return {
         "unit": " of length 1" if served.has_unit_length else "",
         "cut": "no number of tokens" if served.max_seq_length is None else f"{served.max_seq_length} tokens",
-        "prompts": "\n\n" + "\n".join(prompts) if prompts else " This model has none.",
+        "prompts": ("\n\n" + "\n".join(prompts) if prompts else " This model has none.") + marks,
     }
 
 
@@ -124,13 +135,15 @@ def _vespa(served: Served) -> dict[str, str]:
     element = "transformer-token-type-ids"
     has_types = "token_type_ids" in served.inputs
     prepended, missing = [], []
-    for name in ("query", "document"):
+    for name in ("query", "document") if served.pools_prompts else ():
         prompt = served.prompts.get(name)
         if prompt and prompt.endswith(" "):  # Vespa puts a space between the prompt and the text
             prepended.append(f"        <{name}>{escape(prompt[:-1])}</{name}>\n")
         elif prompt:
             missing.append(name)
     note = "Vespa prepends the prompts named `query` and `document`, if the model has them."
+    if not served.pools_prompts:
+        note = "Vespa could prepend prompts, and would pool them, which this model does not: it is not told of any."
     if missing:
         note += (
             f" It would put a space behind {' and '.join(missing)}, where this model has none: prepend that yourself."

@@ -14,7 +14,7 @@ from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.extras import require
 from st_plugins_export.layout import map_verified, read_verified
 from st_plugins_export.manifest import Manifest
-from st_plugins_export.providers import CUDA, check_started, wanted_providers
+from st_plugins_export.providers import check_started, wanted_providers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "sentence_embedding"
@@ -100,8 +100,8 @@ class Sessions:
         """
         session = self.session(graph)
         first = self.providers[0]
-        if first.name == CUDA:
-            return _run_bound(session, outputs, inputs, "cuda", first.device or 0)
+        if first.bound_to is not None:
+            return _run_bound(session, outputs, inputs, first.bound_to, first.device or 0)
         return session.run(outputs, inputs)
 
     def _open(self, graph: ExportedSize | ExportedExit) -> Any:

@@ -68,12 +68,6 @@ def check_exportable(model: SentenceTransformer, *, external_data: bool | str = 
         _check_modules(first, others)
         _check_transformer(first)
         _check_tokenizer(model.tokenizer)
-    if any(model.prompts.values()) and not includes_prompt(model):
-        raise UnsupportedModelError(
-            "A pooling with include_prompt=False cannot be exported together with prompts, as the graph does not know "
-            f"where the prompt ends; got the prompts {[name for name, prompt in model.prompts.items() if prompt]}. "
-            "Run such a model with sentence-transformers."
-        )
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes <= _DTYPES:
         raise UnsupportedModelError(

@@ -33,6 +33,7 @@ def encode_texts(
     dim: int,
     layers: np.ndarray | None,
     *,
+    prompt_length: int = 0,
     token_budget: int,
     batch_size: int | None,
     workers: int,
@@ -46,6 +47,7 @@ def encode_texts(
         graph: One of its sizes or exits.
         dim: Width to cut the vectors to.
         layers: (N,) where each text shall leave, for the graph that is told; else None.
+        prompt_length: What ``opened.prompt_length`` says of the prompt.
         token_budget: Tokens per batch, padding included.
         batch_size: Most texts per batch, or None.
         workers: Batches at the same time.
@@ -71,7 +73,7 @@ def encode_texts(
 
     def run(batch: _Batch) -> int:
         told = None if layers is None else layers[batch.places]
-        embeddings[batch.places], exit_layer[batch.places] = _run(opened, batch, graph, dim, told)
+        embeddings[batch.places], exit_layer[batch.places] = _run(opened, batch, graph, dim, told, prompt_length)
         return len(batch)
 
     batches = _batches(opened, texts, token_budget, batch_size, is_cut)
@@ -93,14 +95,19 @@ def _batches(
 
 
 def _run(
-    opened: OpenedExport, batch: _Batch, graph: ExportedSize | ExportedExit, dim: int, layers: np.ndarray | None
+    opened: OpenedExport,
+    batch: _Batch,
+    graph: ExportedSize | ExportedExit,
+    dim: int,
+    layers: np.ndarray | None,
+    prompt_length: int,
 ) -> tuple[np.ndarray, np.ndarray | int]:
     """Vectors (B, dim) and layers of exit."""
     exit_layer: np.ndarray | int
     if isinstance(graph, ExportedExit):
-        embeddings, exit_layer = opened.embed_with_exits(batch.encodings, graph, layers)  # (B, graph.dim)
+        embeddings, exit_layer = opened.embed_with_exits(batch.encodings, graph, layers, prompt_length=prompt_length)
     else:
-        embeddings, exit_layer = opened.embed(batch.encodings, graph), graph.layer
+        embeddings, exit_layer = opened.embed(batch.encodings, graph, prompt_length=prompt_length), graph.layer
     check_finite(embeddings, batch.places)
     return embeddings if dim == graph.dim else cut(embeddings, dim), exit_layer
 

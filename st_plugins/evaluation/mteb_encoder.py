@@ -11,13 +11,14 @@ from sentence_transformers import SentenceTransformer
 
 from st_plugins.errors import MissingExtraError, SizeError
 from st_plugins.fingerprints import fingerprint
-from st_plugins.first_modules import elastic_transformer
+from st_plugins.first_modules import layered_module
+from st_plugins.modules import ElasticTransformer
 from st_plugins.views import view
 from st_plugins.width import embedding_width
 
 
 class MtebEncoder:
-    """One size (layer, dim) of an elastic model, or one exit policy, for every task of mteb.
+    """One size (layer, dim) of an elastic model or of its export, or one exit policy, for every task of mteb.
 
     mteb is the Massive Text Embedding Benchmark. The encoder is given to it as any other model is::
 
@@ -29,8 +30,8 @@ class MtebEncoder:
     keeps sizes and weights apart. To run a task that mteb cannot download, see mteb's ``AbsTask``.
 
     Args:
-        model: Elastic; left as it is.
-        layer: In [1, L]; None for the full depth.
+        model: Elastic, or an export of one (``OnnxModule``); left as it is.
+        layer: In [1, L]; None for the full depth. Of an export, a layer it holds.
         dim: In [1, D]; None for the model's own width.
         query_layer: Depth of the queries, in tasks that tell them from documents; None for ``layer``. In other tasks
             all texts run to ``layer``.
@@ -43,8 +44,8 @@ class MtebEncoder:
     Raises:
         MissingExtraError: If mteb is not installed.
         UnsupportedModelError: If the model is not elastic.
-        SizeError: If the size does not exist.
-        ExitError: If there is no such policy.
+        SizeError: If the size does not exist, or was not exported.
+        ExitError: If there is no such policy, or an export shall leave by it at fewer layers than it has.
         UntrainedSizeError: If it was not trained, or ``exit`` is a cosine and no layer was. The model encodes one word
             to find out.
 
@@ -71,21 +72,28 @@ class MtebEncoder:
         name: str | None = None,
     ) -> None:
         _mteb()
-        first = elastic_transformer(model, "an MtebEncoder")
+        first = layered_module(model, "an MtebEncoder")
         width = embedding_width(model.children())
         if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width):
             raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
         self.model = model
+        self._first = first
         self.layer = first.depth if layer is None else layer
         self.dim = model.get_embedding_dimension() if dim is None else dim
         self.query_layer = self.layer if query_layer is None else query_layer
-        if exit is not None:
+        if exit is not None and self._is_torch:
             first.exit_policy(exit)
         self.exit = exit
         self.allow_untrained = allow_untrained
-        self.name = _origin(first.model.name_or_path) if name is None else name if "/" in name else f"local/{name}"
+        network = first.model if self._is_torch else first
+        self.name = _origin(network.name_or_path) if name is None else name if "/" in name else f"local/{name}"
         for method, depth in ((model.encode_query, self.query_layer), (model.encode_document, self.layer)):
-            method("word", **self._size(depth))
+            given = method("word", **self._size(depth)).shape[-1]
+            if given != self.dim:
+                raise SizeError(
+                    f"The model must give vectors of the same width at every layer in use, got {given} at layer "
+                    f"{depth} and dim={self.dim}. Give a smaller dim, or export the layer at that width."
+                )
 
     def encode(
         self,
@@ -139,17 +147,32 @@ class MtebEncoder:
             {
                 "name": f"{self.name}@{size}",
                 "revision": fingerprint(self.model, layer=self.layer, dim=self.dim, exit=self.exit)[:16],
-                "n_parameters": _parameters(self.model, max(self.layer, self.query_layer)),
+                "n_parameters": self._parameters(),
                 "max_tokens": self.model.max_seq_length,
                 "embed_dim": self.dim,
                 "similarity_fn_name": meta.ScoringFunction(self.model.similarity_fn_name),
-                "framework": ["Sentence Transformers", "PyTorch"],
+                "framework": ["Sentence Transformers", "PyTorch" if self._is_torch else "ONNX"],
             }
         )
 
+    @property
+    def _is_torch(self) -> bool:
+        return isinstance(self._first, ElasticTransformer)
+
     def _size(self, depth: int) -> dict[str, Any]:
-        size = {"layer": depth, "truncate_dim": self.dim, "allow_untrained": self.allow_untrained}
-        return size if self.exit is None else size | {"exit": self.exit}
+        size = {"truncate_dim": self.dim, "allow_untrained": self.allow_untrained}
+        if self.exit is None:
+            return size | {"layer": depth}
+        # An export has a graph for each policy, which reaches the full depth.
+        return size | {"exit": self.exit} | ({} if depth == self._first.depth else {"layer": depth})
+
+    def _parameters(self) -> int | None:
+        """Numbers in the weights; unknown of an export."""
+        if not self._is_torch:
+            return None
+        _, *others = self.model.children()
+        modules = (view(self._first.model, max(self.layer, self.query_layer)), *others)
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def _mteb() -> Any:
@@ -164,9 +187,3 @@ def _origin(source: str) -> str:
     """A name of the hub as it is; of a folder its last part: where it lies is nobody's business."""
     is_hub_name = source.count("/") == 1 and not source.startswith((".", "/")) and not Path(source).exists()
     return source if is_hub_name else f"local/{Path(source).name or 'model'}"
-
-
-def _parameters(model: SentenceTransformer, layer: int) -> int:
-    first, *others = model.children()
-    modules = (view(first.model, layer), *others)
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -127,6 +127,8 @@ def test_a_damaged_manifest_is_refused(damaged, text):
         (lambda entries: entries["prompts"].update(query=3), "has 3 for 'prompts'"),
         (lambda entries: entries.update(default_prompt_name=3), "has 3 for 'default_prompt_name'"),
         (lambda entries: entries.update(include_prompt="no"), "has 'no' for 'include_prompt'"),
+        (lambda entries: entries.update(special_ids=["2"]), "has '2' for 'special_ids'"),
+        (lambda entries: entries.update(special_ids=2), "has 2 for 'special_ids'"),
         (lambda entries: entries.update(max_seq_length="9"), "has '9' for 'max_seq_length'"),
         (lambda entries: entries["probes"][0].pop("text"), "must have exactly the entries .* for Probe"),
         (lambda entries: entries["sizes"][0].update(dim=10**12), "into 'sentence_embedding' of width 1000000000000"),

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -136,6 +137,16 @@ def test_sizes_are_those_of_the_folder(model):
     assert model.encode("a", truncate_dim=7, allow_untrained=True).shape == (7,)
 
 
+def test_threads_may_share_it(leaving, exported_exits, texts):
+    onnx = OnnxModule.as_sentence_transformer(exported_exits, threads=2)
+    jobs = [({}, texts), ({"exit": "gate"}, texts[::-1]), ({"truncate_dim": 8}, texts[:2]), ({}, ["cats"])] * 8
+    expected = [leaving.encode(job_texts, **options) for options, job_texts in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda job: onnx.encode(job[1], **job[0]), jobs))
+    for vectors, wanted in zip(found, expected, strict=True):
+        assert_close(vectors, wanted)
+
+
 def test_evaluators_run_on_it(elastic, model, similarity):
     assert similarity(model) == pytest.approx(similarity(elastic))
     grid, expected = (ElasticGridEvaluator(similarity, layers=[2, 3], dims=[8, 16])(each) for each in (model, elastic))
@@ -183,12 +194,8 @@ def test_it_does_not_train(model):
         model.eval()
 
 
-def test_what_cannot_be_embedded_is_refused(build, tmp_path, model):
+def test_what_cannot_be_embedded_is_refused(model):
     with pytest.raises(TypeError, match="must be a string, got int at position 1"):
         model.encode(["a", 3])
-    silent = build(include_prompt=False)
-    export_onnx(silent, tmp_path / "out", show_progress=False)
-    onnx = OnnxModule.as_sentence_transformer(tmp_path / "out")
-    assert_close(onnx.encode("a"), silent.encode("a"))
-    with pytest.raises(InputError, match="leaves the prompt out of its pooling"):
-        onnx.encode("a", prompt="of ")
+    with pytest.raises(InputError, match="position 0 is not valid Unicode"):
+        model.encode(["\ud800"])

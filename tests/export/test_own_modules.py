@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 import masking_cases
 import st_plugins
 from conftest import WORDS
-from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins.errors import ExportError
 from st_plugins.exits import ExitPolicy
 from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling
 from st_plugins_export import OnnxEncoder, export_onnx
@@ -83,13 +83,13 @@ def test_the_folder_opens_with_our_loader_too(pooling, tmp_path, texts):
     assert torch.allclose(*vectors, atol=1e-6)
 
 
-def test_a_pooling_that_leaves_prompts_out_is_refused(tmp_path):
-    model = build(tmp_path / "model", "latent", include_prompt=False)
-    export_onnx(model, tmp_path / "without_prompts", show_progress=False)
-    model.prompts = {"query": "the ", "document": ""}
-    with pytest.raises(UnsupportedModelError, match=r"include_prompt=False cannot be exported .* prompts \['query'\]"):
-        export_onnx(model, tmp_path / "out", show_progress=False)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("pooling", ["latent", *(pytest.param(name, marks=pytest.mark.slow) for name in POOLINGS)])
+def test_prompts_are_left_out_of_the_pooling_where_the_model_says_so(pooling, tmp_path, texts):
+    model = build(tmp_path / "model", pooling, include_prompt=False)
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts, prompt="the cats ")
+    pooled = OnnxEncoder(tmp_path / "out").encode([f"the cats {text}" for text in texts])
+    assert not np.allclose(pooled, model.encode(texts, prompt="the cats "), atol=1e-3)
 
 
 def test_a_pooling_over_all_layers_has_no_shallow_sizes(tmp_path):

@@ -23,11 +23,12 @@ def test_a_prompt_goes_before_its_name_and_both_before_the_default(manifest):
         resolve_prompt(manifest, None, "query")
 
 
-def test_a_model_that_pools_without_prompts_takes_none(manifest):
+def test_a_model_that_pools_without_prompts_takes_none_of_an_early_export(manifest):
     without = replace(manifest, include_prompt=False)
     assert resolve_prompt(without, "", None) == ""
-    with pytest.raises(InputError, match="leaves the prompt out of its pooling.*got 'c: '"):
+    with pytest.raises(InputError, match="graphs of early releases cannot do.*got 'c: '.*Export the model again"):
         resolve_prompt(without, None, None)
+    assert resolve_prompt(replace(without, special_ids=()), None, None) == "c: "
 
 
 def test_the_first_name_the_model_has_is_usual_unless_the_call_names_one(manifest):

@@ -51,6 +51,10 @@ def test_products_in_float32_keep_their_bits():
     assert Provider(CPU).entry == (CPU, {})
 
 
+def test_tensors_stay_on_a_device_and_nowhere_else():
+    assert (Provider(CUDA, 1).bound_to, Provider(CPU).bound_to) == ("cuda", None)
+
+
 def test_the_token_budget_is_that_of_the_hardware(exported):
     assert Provider(CPU).token_budget == 512
     assert Provider(CUDA).token_budget > Provider("OpenVINOExecutionProvider").token_budget > 512

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 import st_plugins
 from st_plugins.errors import ExportError, InputError, ManifestError, UnsupportedModelError
-from st_plugins_export import OnnxEncoder, check_parity, export_onnx
+from st_plugins_export import OnnxEncoder, OnnxModule, check_parity, export_onnx
 
 WIDTH = 32
 
@@ -71,8 +71,39 @@ def test_mappings_and_routes_of_other_names(plain, tmp_path):
     model = SentenceTransformer(modules=[router], device="cpu").eval()
     export_onnx(model, tmp_path / "out", show_progress=False)
     encoder = OnnxEncoder(tmp_path / "out")
+    module = OnnxModule.as_sentence_transformer(tmp_path / "out")
     for name in ("encode", "encode_query", "encode_document"):
         assert_close(getattr(encoder, name)(["cats"]), getattr(model, name)(["cats"]))
+        assert_close(getattr(module, name)(["cats"]), getattr(model, name)(["cats"]))
+
+
+def test_inside_sentence_transformers_the_router_is_its_own(routed, texts, tmp_path):
+    model, _, folder = routed
+    onnx = OnnxModule.as_sentence_transformer(folder, threads=1)
+    onnx.save_pretrained(str(tmp_path / "saved"))
+    trusted = SentenceTransformer(str(tmp_path / "saved"), device="cpu", trust_remote_code=True)
+    queries = [text for text in texts if text]
+    for found in (onnx, st_plugins.load(tmp_path / "saved", device="cpu"), trusted):
+        assert isinstance(found[0], Router)
+        assert_close(found.encode_query(queries), model.encode_query(queries))
+        assert_close(found.encode_document(texts), model.encode_document(texts))
+        assert_close(found.encode(texts), model.encode(texts))
+        assert_close(found.encode_query(queries, prompt="a "), model.encode_query(queries, prompt="a "))
+        assert found.similarity_fn_name == model.similarity_fn_name
+    assert st_plugins.fingerprint(trusted) == st_plugins.fingerprint(onnx)
+    onnx[0].default_route = "query"
+    assert st_plugins.fingerprint(trusted) != st_plugins.fingerprint(onnx)
+
+
+def test_a_module_alone_has_no_routes(routed, texts):
+    model, _, folder = routed
+    with pytest.raises(
+        UnsupportedModelError, match=r"has \['document', 'query'\]. Open all.*OnnxModule\(folder / 'doc"
+    ):
+        OnnxModule(folder)
+    assert_close(
+        OnnxModule.as_sentence_transformer(folder / "document").encode(texts), model.encode_document(texts, prompt="")
+    )
 
 
 def test_a_task_without_a_route_is_refused(plain, tmp_path):

@@ -102,18 +102,10 @@ def test_default_prompt_and_other_names_of_documents(build, texts, tmp_path):
     export_onnx(model, tmp_path / "out", show_progress=False)
     encoder = OnnxEncoder(tmp_path / "out")
     for name in ("encode", "encode_query", "encode_document"):
-        assert_close(getattr(encoder, name)(texts), getattr(model, name)(texts))
+        for options in ({}, {"normalize_embeddings": True}):
+            assert_close(getattr(encoder, name)(texts, **options), getattr(model, name)(texts, **options))
     assert_close(encoder.encode_document(texts), model.encode(texts, prompt="of "))
     assert_close(encoder.encode(texts), model.encode(texts, prompt="name "))
-
-
-def test_a_model_that_leaves_prompts_out_of_its_pooling_takes_none(build, tmp_path):
-    model = build(include_prompt=False)
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    encoder = OnnxEncoder(tmp_path / "out")
-    assert_close(encoder.encode_query(["a"]), model.encode_query(["a"]))
-    with pytest.raises(InputError, match=r"leaves the prompt out of its pooling.*got 'find: '"):
-        encoder.encode(["a"], prompt="find: ")
 
 
 def test_tokens_are_those_of_sentence_transformers(elastic, encoder, texts):

@@ -83,6 +83,16 @@ def test_vespa_takes_the_finished_vector(exported):
     assert component(exported / "serving")["prepend"].find("query").text == "find:"
 
 
+def test_servers_are_told_no_prompts_that_the_model_does_not_pool(serve, build):
+    folder = serve(prompts={"query": "find: "}, pools_prompts=False)
+    assert "prepend" not in component(folder)
+    readme = (folder / "README.md").read_text()
+    assert "`attention_mask` must be 2 at each token of the prompt" in readme
+    assert "Vespa could prepend prompts, and would pool them" in readme
+    facts = {"inputs": (), "max_seq_length": None, "fingerprint": ""}
+    assert not describe(build(include_prompt=False), "portable", **facts).pools_prompts
+
+
 def test_vespa_prepends_what_it_can_say(serve):
     folder = serve(prompts={"query": "a < b: ", "document": "passage:"}, max_seq_length=None)
     elements = component(folder)

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from st_plugins_export import OnnxEncoder
+from st_plugins_export import OnnxEncoder, OnnxModule
+from st_plugins_export import sessions as sessions_of_exports
 from st_plugins_export.layout import read_manifest
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.sessions import EXACT_SUMS, OUTPUT, Sessions, _run_bound
+from st_plugins_export.providers import Provider
+from st_plugins_export.sessions import EXACT_SUMS, EXIT_OUTPUT, OUTPUT, Sessions, _run_bound
 
 FORKS = """
 import os, sys, threading
@@ -66,6 +68,45 @@ def test_bound_tensors_give_the_same_vectors(exported):
     bound = _run_bound(session, [OUTPUT], inputs, "cpu", 0)
     assert len(bound) == 1
     np.testing.assert_array_equal(bound[0], opened.embed(opened.tokenize(["cats sleep", "a"]), opened.manifest.full))
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """Every run goes the way of CUDA, on the CPU; the list gets the names of its outputs."""
+    runs = []
+
+    def run_bound(session, outputs, *rest):
+        runs.append(list(outputs))
+        return _run_bound(session, outputs, *rest)
+
+    monkeypatch.setattr(Provider, "bound_to", "cpu")
+    monkeypatch.setattr(sessions_of_exports, "_run_bound", run_bound)
+    return runs
+
+
+def test_bound_runs_serve_every_graph_of_both_runtimes(exported_exits, leaving, texts, bound):
+    many = [f"{text} {i}" for i, text in enumerate(texts * 3)]
+    encoder = OnnxEncoder(exported_exits, token_budget=60, threads=3)
+    module = OnnxModule.as_sentence_transformer(exported_exits)
+    for options in ({}, {"truncate_dim": 8}, {"exit": "gate"}, {"exit": "saturation"}, {"prompt_name": "query"}):
+        expected = leaving.encode(many, **options)
+        np.testing.assert_allclose(encoder.encode(many, **options), expected, atol=1e-5)
+        np.testing.assert_allclose(module.encode(many, **options), expected, atol=1e-5)
+    layers = [1, 2, 3] * 6
+    vectors, left = encoder.encode_with_exits(many, layers=layers)
+    assert left.tolist() == layers
+    np.testing.assert_allclose(vectors[1], leaving.encode(many[1], layer=2), atol=1e-5)
+    assert {tuple(names) for names in bound} == {(OUTPUT,), (OUTPUT, EXIT_OUTPUT)}
+
+
+def test_bound_runs_do_not_mix_what_threads_ask_at_once(exported, bound):
+    encoder = OnnxEncoder(exported, threads=1)
+    jobs = [["cats"], ["the weather is lovely", "a"], ["name of the word", "sleep", "the cats"]] * 20
+    expected = [encoder.encode(job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(pool.map(encoder.encode, jobs), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert len(bound) >= 2 * len(jobs)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -62,10 +62,6 @@ def _changed(change):
             lambda build: build(behind=[Foreign()]),
             "must be Pooling, .* LayerNorm, Dropout, Normalize, got Foreign, which has not been tried",
         ),
-        (
-            lambda build: build(include_prompt=False, prompts={"query": "find: "}),
-            r"include_prompt=False cannot be exported together with prompts.* \['query'\]",
-        ),
         (lambda build: build().to(torch.float64), r"must be float32, float16 or bfloat16, got \['torch.float64'\]"),
         (_changed(lambda model: setattr(model[0], "query_length", 8)), r"Transformer\(query_length=8\) cannot"),
         (_changed(lambda model: setattr(model[0], "backend", "onnx")), "must run on torch, got backend='onnx'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 
 import st_plugins
 from st_plugins import modules
@@ -54,6 +55,25 @@ def test_settings_are_kept(plain, saved, texts):
 def test_a_plain_model_loads_too(plain, texts, tmp_path):
     plain.save_pretrained(str(tmp_path))
     assert np.array_equal(st_plugins.load(tmp_path).encode(texts), plain.encode(texts))
+
+
+def test_modules_on_the_routes_of_a_router_are_ours_and_the_hosts_alone(model, texts, tmp_path):
+    first, *others = model.children()
+    router = Router.for_query_document([first, others[0]], [others[0].__class__(16, "cls")])
+    router.sub_modules["document"].insert(0, first)
+    whole = SentenceTransformer(modules=[router, *others[1:]], device="cpu").eval()
+    whole.save_pretrained(str(tmp_path))
+    loaded = st_plugins.load(tmp_path, device="cpu")
+    for name in ("encode_query", "encode_document"):
+        assert np.array_equal(getattr(loaded, name)(texts), getattr(whole, name)(texts))
+    entries = json.loads((tmp_path / "router_config.json").read_text())
+    for types, message in (
+        ({"x": "foreign.module.Class"}, "may only name modules of sentence_transformers and st_plugins"),
+        (["st_plugins"], r"router_config.json must name the classes of the routes, got \['st_plugins'\]"),
+    ):
+        (tmp_path / "router_config.json").write_text(json.dumps({**entries, "types": types}))
+        with pytest.raises(UnsafeModelError, match=message):
+            st_plugins.load(tmp_path)
 
 
 def test_a_folder_of_an_old_release_of_the_host_loads(minilm, texts):

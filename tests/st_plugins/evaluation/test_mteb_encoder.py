@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS
 from mteb.models.abs_encoder import get_prompt
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
@@ -20,47 +19,15 @@ from torch.utils.data import DataLoader
 import reference
 import st_plugins
 from loss_cases import ANCHORS, POSITIVES
+from mteb_tasks import RELEVANT, Search, Similarity
 from st_plugins.errors import ExitError, MissingExtraError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.evaluation import MtebEncoder
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy
 
 GOLD = [4.5, 2.0, 3.0, 2.5, 4.0, 3.5]
-RELEVANT = {"q0": {"d0": 1, "d3": 2}, "q1": {"d1": 1}, "q2": {"d4": 1, "d5": 1}}
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("ST_PLUGINS_DATA", ROOT.parent / "shared" / "data"))
-
-
-def metadata(name, kind, score):
-    return mteb.TaskMetadata(
-        name=name, description=name, type=kind, category="t2t", main_score=score, eval_splits=["test"],
-        eval_langs=["eng-Latn"], dataset={"path": "local/none", "revision": "1"}, reference=None, date=None,
-        domains=None, task_subtypes=None, license=None, annotations_creators=None, dialect=None, sample_creation=None,
-        bibtex_citation="",
-    )  # fmt: skip
-
-
-class Similarity(AbsTaskSTS):
-    metadata = metadata("TinySimilarity", "STS", "cosine_spearman")
-
-    def __init__(self, first, second, gold):
-        super().__init__()
-        rows = Dataset.from_dict({"sentence1": first, "sentence2": second, "score": gold})
-        self.dataset, self.data_loaded = {"test": rows}, True
-
-
-class Search(AbsTaskRetrieval):
-    metadata = metadata("TinySearch", "Retrieval", "ndcg_at_10")
-
-    def __init__(self):
-        super().__init__()
-        split = {
-            "queries": Dataset.from_dict({"id": list(RELEVANT), "text": ANCHORS[: len(RELEVANT)]}),
-            "corpus": Dataset.from_dict({"id": [f"d{i}" for i in range(len(POSITIVES))], "text": POSITIVES}),
-            "relevant_docs": RELEVANT,
-            "top_ranked": None,
-        }
-        self.dataset, self.data_loaded = {"default": {"test": split}}, True
 
 
 def score(encoder, task, cache=None):
