@@ -6,9 +6,7 @@ sent to their layers by the graph that is told, as both flavours are built alike
 threshold that nobody reaches.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ import st_plugins
 from st_plugins.exit_policies import NEVER
 from st_plugins.exits import ExitPolicy, Saturation
 from st_plugins_export import export_onnx
-from timing import print_machine
+from timing import median_thread_seconds, print_machine
 
 DEPTH = 6
 POLICIES = {"2, 4, 6": (2, 4, 6), "1 to 6": (1, 2, 3, 4, 5, 6)}
@@ -76,24 +74,12 @@ def row(sessions: dict[str, Any], texts: int, tokens: int, rounds: int) -> str:
         layers.update({name: generator.permutation(np.resize(mix, texts)) for name, mix in MIXES.items()})
     for name, told in layers.items():
         runs[name] = partial(sessions["told"].run, ["sentence_embedding"], {**inputs, "layer": told})
-    seconds = median_thread_seconds(runs, rounds)
+    seconds = median_thread_seconds(runs, rounds=rounds)
     cells = [f"{seconds[name] / seconds['full']:.3f}" for name in sessions if name.startswith("never")]
     for name in ("all at 2", *MIXES):
         share = seconds[name] / seconds["full"] if name in layers else None
         cells.append("" if share is None else f"{share:.2f} ({share / (layers[name].mean() / DEPTH):.2f})")
     return f"| {texts} x {tokens} | " + " | ".join(cells) + " |"
-
-
-def median_thread_seconds(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """As ``timing.median_seconds``, but only the time that this thread was running."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for is_counted in [False, *[True] * rounds]:
-        for name, run in runs.items():
-            started = time.thread_time()
-            run()
-            if is_counted:
-                seconds[name].append(time.thread_time() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
