@@ -27,8 +27,8 @@ _NO_LIMIT = 2**20
 _CHUNK = 2**20
 _MARKS = (
     "\n\nIts pooling leaves prompts out, so `attention_mask` must be 2 at each token of the prompt, special tokens "
-    "before it included. None of these servers writes that: they give a text with a prompt a vector in which the prompt is "
-    "pooled too. Use `OnnxEncoder`, or send tokens and mask to the graph yourself."
+    "before it included. None of these servers writes that: they give a text with a prompt a vector in which the "
+    "prompt is pooled too. Use `OnnxEncoder`, or send tokens and mask to the graph yourself."
 )
 _BINARY = """
      Binary vectors, tensor<int8>, need the output last_hidden_state and the strategy {}. """
