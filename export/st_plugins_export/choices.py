@@ -100,8 +100,13 @@ def cut(embeddings: np.ndarray, dim: int) -> np.ndarray:
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
 
 
-def check_finite(embeddings: np.ndarray, places: np.ndarray) -> None:
+def check_finite(embeddings: np.ndarray, places: np.ndarray, within: str = "") -> None:
     """Refuse vectors (B, D), of the texts at ``places`` (B,), that hold NaN or infinity.
+
+    Args:
+        embeddings: (B, D).
+        places: (B,), of the texts in what the caller was given.
+        within: What that was, if not all texts of a call.
 
     Raises:
         InputError: With the first position.
@@ -109,6 +114,6 @@ def check_finite(embeddings: np.ndarray, places: np.ndarray) -> None:
     is_finite = np.isfinite(embeddings).all(axis=1)
     if not is_finite.all():
         raise InputError(
-            f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}. Leave it out, "
+            f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}{within}. Leave it out, "
             "and check the model's weights: one bad number in them is enough."
         )

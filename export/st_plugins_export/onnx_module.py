@@ -30,6 +30,7 @@ from st_plugins_export.sessions import EXIT_OUTPUT, OUTPUT, TOKENS_OUTPUT
 from st_plugins_export.workers import cores, run_batches
 
 _SETTINGS_FILE = "config_sentence_transformers.json"
+_IN_BATCH = " of its batch (sentence-transformers sorts texts by their length)"
 
 
 class OnnxModule(InputModule):
@@ -244,7 +245,7 @@ class OnnxModule(InputModule):
             columns = np.flatnonzero(mask[rows].any(axis=0))
             cut = {name: np.ascontiguousarray(array[rows][:, columns]) for name, array in inputs.items()}
             embeddings, *others = self._opened.run_tokens(names, cut, graph)
-            check_finite(embeddings, rows)
+            check_finite(embeddings, rows, _IN_BATCH)
             found[OUTPUT][rows] = embeddings
             if EXIT_OUTPUT in names:
                 found[EXIT_OUTPUT][rows] = others[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from st_plugins.errors import ExitError, InputError, SizeError
-from st_plugins_export.choices import checked_layers, cut, find_exit, find_size
+from st_plugins_export.choices import check_finite, checked_layers, cut, find_exit, find_size
 from st_plugins_export.layout import read_manifest
 
 
@@ -50,3 +50,13 @@ def test_every_text_needs_a_layer_of_the_export(manifest):
 def test_cut_vectors_have_unit_length_and_zero_stays_zero():
     found = cut(np.array([[3.0, 4.0, 9.0], [0.0, 0.0, 9.0]], dtype=np.float32), 2)
     np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+
+
+def test_what_is_not_finite_is_named_by_its_place():
+    vectors = np.ones((3, 2), dtype=np.float32)
+    check_finite(vectors, np.array([7, 5, 6]))
+    vectors[[0, 2], 1] = np.nan, np.inf
+    with pytest.raises(InputError, match=r"NaN or infinity for the text at position 6\. Leave it out"):
+        check_finite(vectors, np.array([7, 5, 6]))
+    with pytest.raises(InputError, match="text at position 6 of its batch"):
+        check_finite(vectors, np.array([7, 5, 6]), " of its batch")

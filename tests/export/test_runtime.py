@@ -12,7 +12,7 @@ import torch
 import st_plugins
 from st_plugins.errors import ExitError, InputError, SizeError
 from st_plugins.exits import encode_with_exits
-from st_plugins_export import OnnxEncoder, export_onnx
+from st_plugins_export import OnnxEncoder, OnnxModule, export_onnx
 
 LOADED = "import sys; print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
 
@@ -144,6 +144,9 @@ def test_nan_never_leaves_the_encoder(build, tmp_path):
     assert np.isfinite(encoder.encode(["a", "sleep"])).all()
     with pytest.raises(InputError, match="NaN or infinity for the text at position 1"):
         encoder.encode(["sleep", "cats", "a", "the cats sleep"])
+    module = OnnxModule.as_sentence_transformer(tmp_path / "out")
+    with pytest.raises(InputError, match=r"text at position 0 of its batch \(.*sorts texts by their length\)\. Leave"):
+        module.encode(["sleep", "a", "the cats sleep"])
 
 
 def test_numbers_must_be_positive(exported, encoder):
