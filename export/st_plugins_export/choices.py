@@ -114,6 +114,6 @@ def check_finite(embeddings: np.ndarray, places: np.ndarray, within: str = "") -
     is_finite = np.isfinite(embeddings).all(axis=1)
     if not is_finite.all():
         raise InputError(
-            f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}{within}. Leave it out, "
-            "and check the model's weights: one bad number in them is enough."
+            f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}{within}. Leave it "
+            "out, and check the model's weights: one bad number in them is enough."
         )
