@@ -46,14 +46,18 @@ test: setup  ## the fast tests
 test-consumers: setup .venv-compat/ready  ## real servers and libraries open an export (installs them, below .consumers)
 	$(PY) -m pytest -m slow tests/export/consumers
 
-test-all: setup test-compat test-langchain test-stores  ## fast and slow tests, both sentence-transformers lines
+test-all: setup test-compat test-langchain test-stores test-bulk  ## fast and slow tests, both sentence-transformers lines
 	$(TEST) -m 'slow or not slow' --ignore=tests/langchain_integration/stores
+
+test-bulk: setup  ## bulk jobs on Ray, with workers and machines killed (installs Ray)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	$(PY) -m pytest -m 'slow or not slow' tests/st_plugins/bulk
 
 .venv-compat/ready: pyproject.toml
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	@.venv-compat/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-compat/bin/python -m pip install --quiet torch==2.13.0
-	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,hnsw,train,plot,onnx,lora]' --group dev
+	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,hnsw,train,plot,onnx,lora,bulk]' --group dev
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
@@ -86,4 +90,4 @@ bench: setup  ## print every number the docs quote
 clean:  ## remove what the verbs made
 	rm -rf $(VENV) .venv-compat .venv-langchain .venv-stores .consumers demo_output
 
-.PHONY: help setup demo check fix test test-all test-compat test-langchain test-stores test-consumers bench clean
+.PHONY: help setup demo check fix test test-all test-compat test-langchain test-stores test-consumers test-bulk bench clean

@@ -14,6 +14,7 @@
     ├── ManifestError(ValueError)          an exported folder is incomplete or was changed
     ├── ProviderError(ValueError)          hardware for ONNX that is not installed, or does not start
     ├── InputError(ValueError)             texts that cannot be embedded
+    ├── BulkError(ValueError)              a bulk job that cannot start, or go on where it stopped
     ├── IndexMismatchError(ValueError)     an index and an embedding model that do not belong together
     └── MissingExtraError(ImportError)     an optional dependency is not installed
 
@@ -82,6 +83,10 @@ class ProviderError(StPluginsError, ValueError):
 
 class InputError(StPluginsError, ValueError):
     """Texts that cannot be embedded; the message names the position."""
+
+
+class BulkError(StPluginsError, ValueError):
+    """A bulk job that cannot start, or cannot go on where another one stopped. What was finished is kept."""
 
 
 class IndexMismatchError(StPluginsError, ValueError):

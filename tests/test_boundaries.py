@@ -15,6 +15,7 @@ CASES = [
     ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "usearch", "st_plugins_export"]),
     ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints",
      ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins"]),
+    ("st_plugins.bulk, st_plugins.commands.program", [*HEAVY, "pyarrow", "ray", "onnxruntime"]),
     ("st_plugins.evaluation, st_plugins.exits", ["mteb", "polars", "matplotlib"]),
 ]  # fmt: skip
 

@@ -56,6 +56,9 @@ def reader(_elastic_folder, _onnx_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in (_elastic_folder, _onnx_folder):
         (tmp_path / folder.name).symlink_to(folder)
+    (tmp_path / "texts").mkdir()
+    lines = [f'{{"text": "Text number {number}"}}\n' for number in range(3)]
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(lines))
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import pytest
 
 PACKAGES = [
     "st_plugins",
+    "st_plugins.bulk",
     "st_plugins.evaluation",
     "st_plugins.exits",
     "st_plugins.losses",
@@ -19,6 +20,7 @@ EXPECTED = {
         "align_layers",
         "bake",
         "bidirectional",
+        "bulk",
         "elastic",
         "errors",
         "evaluation",
@@ -30,6 +32,7 @@ EXPECTED = {
         "modules",
         "training",
     ],
+    "st_plugins.bulk": ["BulkEmbedder", "BulkReport", "EmbeddedTexts", "JobSettings", "embed_files"],
     "st_plugins.evaluation": ["ElasticGridEvaluator", "MtebEncoder"],
     "st_plugins.exits": [
         "Certificate",
@@ -86,7 +89,7 @@ PUBLIC = [
     (package, name)
     for package in PACKAGES
     for name in EXPECTED[package]
-    if name not in ("errors", "evaluation", "exits", "losses", "modules", "training")
+    if name not in ("bulk", "errors", "evaluation", "exits", "losses", "modules", "training")
 ]
 
 

@@ -88,6 +88,11 @@ class OnnxEncoder(ExportedFacts):
         others = () if routes is None else routes.others
         self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
 
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer``, of the default route if there are several; it cuts texts, and does not pad."""
+        return self._opened.tokenizer
+
     def encode(
         self,
         texts: str | Sequence[str],

@@ -10,11 +10,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictFloat, StrictStr, model_validator
 
-from langchain_st_plugins.backends import Backend, open_encoder
 from langchain_st_plugins.budgets import Budget
 from langchain_st_plugins.shared_encoder import SharedEncoder
 from langchain_st_plugins.texts import check_texts
 from langchain_st_plugins.unit_vectors import unit_vectors
+from st_plugins.backends import Backend, open_encoder
 from st_plugins.errors import ShapeError
 
 Kind = Literal["document", "query"]

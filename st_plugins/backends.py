@@ -1,8 +1,10 @@
-"""Opens a model folder with torch or with ONNX Runtime."""
+"""Opens a model folder with torch or with ONNX Runtime. Importing this file imports neither."""
 
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+
+from st_plugins.errors import PrecisionError, UnsupportedModelError
 
 Backend = Literal["auto", "torch", "onnx"]
 
@@ -10,24 +12,33 @@ Backend = Literal["auto", "torch", "onnx"]
 _MANIFEST = "manifest.json"
 
 
-def open_encoder(model: str, *, backend: Backend, device: str | None, threads: int | None) -> Any:
+def open_encoder(
+    model: str,
+    *,
+    backend: Backend = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+) -> Any:
     """The encoder of a folder or hub id.
 
     Args:
         model: The folder or hub id.
         backend: "torch" loads through ``st_plugins.load``, "onnx" opens an export of ``st_plugins_export.export_onnx``,
             "auto" takes what the folder is.
-        device: For torch: where the model is put.
+        device: Where to run, like "cpu" or "cuda"; None leaves it to the backend.
         threads: How many one call may use. For torch that is a setting of the whole process.
+        precision: Of an export: one it has. Torch knows "fp32" only, which is the model as it was saved.
 
     Returns:
         Any: A SentenceTransformer or an ``OnnxEncoder``.
 
     Raises:
-        ValueError: If the backend does not fit the folder, or the device the backend.
+        UnsupportedModelError: If ONNX is asked of a folder that is no export.
+        PrecisionError: If torch is asked for a precision, or the export does not have it.
 
     Example:
-        >>> open_encoder("minilm-onnx", backend="auto", device=None, threads=1).sizes
+        >>> open_encoder("minilm-onnx").sizes
         ((6, 384), (3, 128))
     """
     is_export = (Path(model) / _MANIFEST).is_file()
@@ -35,17 +46,17 @@ def open_encoder(model: str, *, backend: Backend, device: str | None, threads: i
         backend = "onnx" if is_export else "torch"
     if backend == "onnx":
         if not is_export:
-            raise ValueError(
+            raise UnsupportedModelError(
                 f'backend="onnx" needs a folder that st_plugins_export.export_onnx wrote, but {model!r} has no '
                 f'{_MANIFEST}. Export the model first, or use backend="torch".'
             )
-        if device is not None:
-            raise ValueError(
-                f'device is for backend="torch", got {device!r} for the export {model!r}. '
-                "Pass encoder=OnnxEncoder(folder, providers=[...]) in its place."
-            )
-        # By name: the packages do not know each other, only this folder's format does.
-        return import_module("st_plugins_export").OnnxEncoder(model, threads=threads)
+        # By name: this package does not know the exporter, only its folder's format.
+        encoder = import_module("st_plugins_export").OnnxEncoder
+        return encoder(model, precision=precision, providers=device, threads=threads)
+    if precision != "fp32":
+        raise PrecisionError(
+            f'precision is for backend="onnx", got {precision!r} for {model!r}. Export the model in it.'
+        )
     import st_plugins  # here, because its load imports torch
 
     if threads is not None:
