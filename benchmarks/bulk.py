@@ -119,14 +119,14 @@ def kill_table(home: Path, job: dict[str, object], rows: int) -> None:
         output = home / f"killed-{name.split()[-1]}-{engine}"
         code = _JOB.format(**{**job, "shard_rows": max(rows // 100, 1)}, output=str(output), engine=engine)
         runs = 0
-        while not (output / "manifest.json").is_file():
+        while not (output / "_manifest.json").is_file():
             run = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
             runs += 1
             if runs == 1:
                 wait_for_parts(output, run)
                 kill(run)
             run.wait()
-        found = [id for part in output.glob("part-*") for id in pq.read_table(part, columns=["id"])["id"].to_pylist()]
+        found = [id for part in output.glob("part-*.parquet") for id in pq.read_table(part, columns=["id"])["id"].to_pylist()]
         lost, twice = rows - len(set(found)), len(found) - len(set(found))
         print(f"| {name} | {engine} | {lost} | {twice} | {runs} |", flush=True)
 

@@ -15,8 +15,9 @@ from st_plugins.bulk.settings import JobSettings
 from st_plugins.bulk.shards import Shard
 from st_plugins.errors import BulkError
 
-JOB_FILE = "job.json"
-MANIFEST_FILE = "manifest.json"
+# Readers of Parquet folders pass over names that begin with an underscore or a dot.
+JOB_FILE = "_job.json"
+MANIFEST_FILE = "_manifest.json"
 _LOCK_FILE = ".lock"
 _FORMAT = "st_plugins bulk job 1"
 
@@ -78,9 +79,9 @@ def locked(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output / _LOCK_FILE, timeout=0):
-            for leftover in output.glob(f"*{UNFINISHED}"):
-                leftover.unlink(missing_ok=True)
+            _remove_unfinished(output)
             yield
+            _remove_unfinished(output)  # of workers that were killed
     except Timeout as error:
         raise BulkError(f"Another job is writing to {output}. Wait until it ends, or name another folder.") from error
 
@@ -151,7 +152,12 @@ def _read(file: Path) -> dict[str, object]:
     return job
 
 
+def _remove_unfinished(output: Path) -> None:
+    for leftover in output.glob(f".*{UNFINISHED}"):
+        leftover.unlink(missing_ok=True)
+
+
 def _write_json(file: Path, value: object) -> None:
-    unfinished = file.with_name(f"{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
     unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(file)

@@ -94,7 +94,7 @@ def embed_shard(shard: Shard, columns: Columns, output: Path, embedder: BulkEmbe
     done = finished_part(shard, columns, output, fingerprint)
     if done is not None:
         return done
-    unfinished = output / f"{target.name}.{secrets.token_hex(4)}{UNFINISHED}"
+    unfinished = output / f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}"
     try:
         summary = _write(shard, columns, unfinished, target.name, embedder, fingerprint)
         unfinished.rename(target)

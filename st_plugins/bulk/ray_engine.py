@@ -36,13 +36,19 @@ class ShardWorker:
             batch: ``shard``: shards as JSON.
 
         Returns:
-            dict: ``shard`` again, and ``part``: summaries as JSON.
+            dict: ``shard`` again, ``part``: summaries as JSON, and ``refusal``: why there is none, if we refused it. An
+            exception would arrive as one of Ray's, and nothing but its text would be left.
         """
-        parts = []
+        parts, refusals = [], []
         for line in batch["shard"]:
-            part = embed_shard(_parsed(line), self._columns, self._output, self._embedder)
-            parts.append(json.dumps(asdict(part)))
-        return {"shard": list(batch["shard"]), "part": parts}
+            part, refusal = "", ""
+            try:
+                part = json.dumps(asdict(embed_shard(_parsed(line), self._columns, self._output, self._embedder)))
+            except StPluginsError as error:
+                refusal = str(error)
+            parts.append(part)
+            refusals.append(refusal)
+        return {"shard": list(batch["shard"]), "part": parts, "refusal": refusals}
 
 
 def embed_with_ray(
@@ -50,8 +56,8 @@ def embed_with_ray(
 ) -> Iterator[tuple[Shard, PartSummary]]:
     """Shards with what became of them, in the order they are finished.
 
-    A worker that dies is replaced, and its shard is done again by another one; so is that of a machine that is lost. An
-    exception is not: it would come again.
+    A worker that dies is replaced, and its shard is done again by another one; so is that of a machine that is lost. A
+    shard that raises an exception is not: it would come again.
 
     Args:
         shards: Not empty.
@@ -62,8 +68,8 @@ def embed_with_ray(
 
     Raises:
         MissingExtraError: If Ray is not installed.
-        BulkError: If the cluster has no room for a worker.
-        StPluginsError: Whatever :func:`~st_plugins.bulk.parts.embed_shard` raises.
+        BulkError: If the cluster has no core for a worker, or a worker refuses its shard.
+        ray.exceptions.RayError: If a worker raises anything else.
     """
     with _connected() as ray:
         count, resources = _shares(ray.cluster_resources(), workers, settings)
@@ -78,14 +84,10 @@ def embed_with_ray(
             compute=ray.data.ActorPoolStrategy(size=min(count, len(shards))),
             **resources,
         )
-        try:
-            for row in running.iter_rows():
-                yield found[row["shard"]], PartSummary(**json.loads(row["part"]))
-        except ray.exceptions.RayError as error:
-            cause = _own_error(error)
-            if cause is None:
-                raise
-            raise cause from error
+        for row in running.iter_rows():
+            if row["refusal"]:
+                raise BulkError(row["refusal"])
+            yield found[row["shard"]], PartSummary(**json.loads(row["part"]))
 
 
 @contextmanager
@@ -133,12 +135,3 @@ def _line(shard: Shard) -> str:
 def _parsed(line: str) -> Shard:
     values = json.loads(line)
     return Shard(**{**values, "file": Path(values["file"])})
-
-
-def _own_error(error: BaseException | None) -> StPluginsError | None:
-    """What a worker raised on purpose, below what Ray made of it."""
-    while error is not None:
-        if isinstance(error, StPluginsError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -26,11 +26,11 @@ def output(tmp_path, shards):
 
 
 def test_a_job_is_described_and_recognized(output, shards):
-    job = json.loads((output / "job.json").read_text())
+    job = json.loads((output / "_job.json").read_text())
     assert (job["fingerprint"], job["dim"], job["settings"]["model"]) == ("f" * 64, 16, "m")
-    before = (output / "job.json").read_text()
+    before = (output / "_job.json").read_text()
     check_job(output, JobSettings("elsewhere"), COLUMNS, "f" * 64, shards, 16)
-    assert (output / "job.json").read_text() == before
+    assert (output / "_job.json").read_text() == before
 
 
 def test_another_model_is_refused_naming_both(output, shards):
@@ -59,13 +59,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path, shards):
     with pytest.raises(BulkError, match=r"must be empty or hold a bulk job, got .* in it\. Name another folder"):
         check_job(tmp_path, SETTINGS, COLUMNS, "f" * 64, shards, 16)
     for text, message in (("{", "is no JSON"), ("[]", "must say"), ('{"format": "2"}', "written by another version")):
-        (tmp_path / "job.json").write_text(text)
+        (tmp_path / "_job.json").write_text(text)
         with pytest.raises(BulkError, match=message):
             check_job(tmp_path, SETTINGS, COLUMNS, "f" * 64, shards, 16)
 
 
 def test_one_job_at_a_time_and_leftovers_go(output):
-    (output / "part-1.parquet.abcd.unfinished").touch()
+    (output / ".part-1.parquet.abcd.unfinished").touch()
     with locked(output):
         assert not list(output.glob("*.unfinished"))
     with (
@@ -84,5 +84,5 @@ def test_the_report_counts(output):
         "10 rows in 2 parts (1 were there already), 16 dimensions", "4 without a vector, 2 cut to the model's length",
     ]  # fmt: skip
     write_manifest(report)
-    manifest = json.loads((output / "manifest.json").read_text())
+    manifest = json.loads((output / "_manifest.json").read_text())
     assert (manifest["rows"], len(manifest["parts"]), manifest["parts"][0]["truncated"]) == (10, 2, 1)

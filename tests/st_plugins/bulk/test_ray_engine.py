@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,19 +60,19 @@ def test_a_worker_does_shards_given_as_json(source, settings, tmp_path):
     assert answer["shard"] == lines
     assert len(list(tmp_path.glob("part-*.parquet"))) == 4
     assert len(answer["part"]) == 4
+    assert answer["refusal"] == [""] * 4
 
 
-def test_our_own_error_is_found_below_that_of_ray():
-    own = BulkError("own")
-    outer = RuntimeError("ray")
-    outer.cause = ValueError("udf")
-    outer.cause.__cause__ = own
-    assert ray_engine._own_error(outer) is own
-    assert ray_engine._own_error(RuntimeError("ray")) is None
+def test_a_worker_says_what_it_refuses(source, settings, tmp_path):
+    worker = ray_engine.ShardWorker(settings, Columns("text", "key"), tmp_path)
+    (shard,) = plan_shards(source / "a.jsonl", shard_rows=9)
+    answer = worker({"shard": [ray_engine._line(replace(shard, rows=4))]})
+    assert answer["part"] == [""]
+    assert answer["refusal"][0].endswith("it changed while the job was running. Run the job again.")
 
 
 def ids_of(folder):
-    return sorted(id for part in folder.glob("part-*") for id in pq.read_table(part)["id"].to_pylist())
+    return sorted(id for part in folder.glob("part-*.parquet") for id in pq.read_table(part)["id"].to_pylist())
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ class TestOnRay:
         run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         killed = 0
         while run.poll() is None:
-            if killed < 3 and len(list((tmp_path / "out").glob("part-*"))) > 10 * (killed + 1):
+            if killed < 3 and len(list((tmp_path / "out").glob("part-*.parquet"))) > 10 * (killed + 1):
                 workers = subprocess.run(
                     ["pgrep", "-f", "ray::.*ShardWorker"], capture_output=True, text=True
                 ).stdout.split()
@@ -135,7 +136,7 @@ class TestOnRay:
             import threading
 
             def lose():
-                while len(list((tmp_path / "out").glob("part-*"))) < 5:
+                while len(list((tmp_path / "out").glob("part-*.parquet"))) < 5:
                     time.sleep(0.2)
                 cluster.remove_node(other, allow_graceful=False)
                 cluster.add_node(num_cpus=2)
