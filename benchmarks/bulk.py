@@ -126,7 +126,9 @@ def kill_table(home: Path, job: dict[str, object], rows: int) -> None:
                 wait_for_parts(output, run)
                 kill(run)
             run.wait()
-        found = [id for part in output.glob("part-*.parquet") for id in pq.read_table(part, columns=["id"])["id"].to_pylist()]
+        found = [
+            id for part in output.glob("part-*.parquet") for id in pq.read_table(part, columns=["id"])["id"].to_pylist()
+        ]
         lost, twice = rows - len(set(found)), len(found) - len(set(found))
         print(f"| {name} | {engine} | {lost} | {twice} | {runs} |", flush=True)
 

@@ -41,8 +41,8 @@ def embed_files(
     lost and none is there twice. Ids are not compared with one another.
 
     Every row of the input is a row of the output, with the columns ``id`` (string), ``embedding`` (float32) and
-    ``error``. A row that cannot be embedded has an error and no embedding. The folder reads as one data set, for instance
-    with ``pyarrow.parquet.read_table(folder)``; ``_manifest.json`` has the counts.
+    ``error``. A row that cannot be embedded has an error and no embedding. The folder reads as one data set, for
+    instance with ``pyarrow.parquet.read_table(folder)``; ``_manifest.json`` has the counts.
 
     Args:
         source: Parquet, JSONL, CSV, TSV or text files: one, a folder of them, or a pattern. A text file has a text per
