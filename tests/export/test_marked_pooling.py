@@ -14,7 +14,7 @@ from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import token_batches
 
 PROMPTS = {"query": "find: ", "document": "", "title": "name of the weather: "}
-CALLS = ({"prompt": ""}, {"prompt_name": "query"}, {"prompt_name": "title"}, {"prompt": "cats "})
+CALLS = ({"prompt": ""}, {"prompt_name": "title"}, {"prompt": "cats "})
 HEADS = ((0.0, 0.0, 0.0, -0.4, 1.2), (0.2, 0.0, 0.1, -0.2, 0.5))
 
 
@@ -30,8 +30,7 @@ def silent(build_in, tmp_path_factory):
     plain = build_in(folder / "model", pooling=Pooling.POOLING_MODES, **options)
     model = st_plugins.elastic(plain, sizes=[(layer, 96) for layer in (1, 2, 3)])
     model[0].add_exit_policy(ExitPolicy("gate", Gate((1, 2), HEADS), 0.26, (1, 2, 3)))
-    graphs = {"sizes": [(2, 96)], "exits": ["gate"], "layer_per_text": True}
-    export_onnx(model, folder / "out", **graphs, show_progress=False)
+    export_onnx(model, folder / "out", sizes=[(2, 96)], exits=["gate"], show_progress=False)
     return model, folder / "out"
 
 
@@ -44,12 +43,8 @@ def test_all_graphs_and_runtimes_leave_the_prompt_out_as_torch_does(silent, text
         expected = model.encode(many, **call, **size)
         assert_close(encoder.encode(many, **call, **size), expected)
         assert_close(module.encode(many, **call, **size), expected)
-    layers = [1, 2, 3] * 4
-    told, _ = encoder.encode_with_exits(many, layers=layers, **call)
-    for text, layer, vector in zip(many, layers, told, strict=True):
-        assert_close(vector, model.encode(text, layer=layer, **call))
-    unit, _ = encoder.encode_with_exits(many, layers=layers, normalize_embeddings=True, **call)
-    assert_close(unit, told / np.linalg.norm(told, axis=1, keepdims=True))
+    unit, _ = encoder.encode_with_exits(many, exit="gate", normalize_embeddings=True, **call)
+    assert_close(unit, model.encode(many, exit="gate", normalize_embeddings=True, **call))
 
 
 def test_queries_and_documents_take_their_prompts(silent, texts):
@@ -57,6 +52,18 @@ def test_queries_and_documents_take_their_prompts(silent, texts):
     for runtime in (OnnxEncoder(folder), OnnxModule.as_sentence_transformer(folder)):
         assert_close(runtime.encode_query(texts), model.encode_query(texts))
         assert_close(runtime.encode_document(texts), model.encode_document(texts))
+
+
+@pytest.mark.slow
+def test_lower_precisions_leave_the_prompt_out_too(build, texts, tmp_path):
+    model = build(pooling="weightedmean", include_prompt=False, prompts=dict(PROMPTS), behind=[Normalize()])
+    export_onnx(model, tmp_path / "out", precisions=["fp16", "int8"], show_progress=False)
+    expected = model.encode(texts, prompt_name="title")
+    for precision in ("fp16", "int8"):
+        encoder = OnnxEncoder(tmp_path / "out", precision=precision)
+        assert (encoder.encode(texts, prompt_name="title") * expected).sum(axis=1).min() > 0.98
+        pooled = encoder.encode([PROMPTS["title"] + text for text in texts])
+        assert (pooled * expected).sum(axis=1).min() < 0.95
 
 
 def test_who_sends_no_marks_gets_a_pooling_over_the_prompt_too(silent, texts):

@@ -83,13 +83,31 @@ def test_the_folder_opens_with_our_loader_too(pooling, tmp_path, texts):
     assert torch.allclose(*vectors, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["latent", *(pytest.param(name, marks=pytest.mark.slow) for name in POOLINGS)])
+@pytest.mark.parametrize(
+    "pooling", ["latent", *(pytest.param(name, marks=pytest.mark.slow) for name in POOLINGS if name != "latent")]
+)
 def test_prompts_are_left_out_of_the_pooling_where_the_model_says_so(pooling, tmp_path, texts):
     model = build(tmp_path / "model", pooling, include_prompt=False)
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert_same_vectors(model, tmp_path / "out", texts, prompt="the cats ")
     pooled = OnnxEncoder(tmp_path / "out").encode([f"the cats {text}" for text in texts])
-    assert not np.allclose(pooled, model.encode(texts, prompt="the cats "), atol=1e-3)
+    # The last token of a text is never the prompt's.
+    assert np.allclose(pooled, model.encode(texts, prompt="the cats "), atol=1e-3) == ("last token" in pooling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_unmasked_decoder_leaves_prompts_out_as_nv_embed_does(side, tmp_path, texts):
+    causal = masking_cases.build(tmp_path / "causal", "llama")
+    causal.tokenizer.padding_side = side
+    torch.manual_seed(1)
+    modules = [st_plugins.bidirectional(causal)[0], POOLINGS["latent"](include_prompt=False), Normalize()]
+    model = st_plugins.elastic(SentenceTransformer(modules=modules, device="cpu").eval(), sizes=[(2, 32)])
+    export_onnx(model, tmp_path / "out", sizes=[(2, 32)], layer_per_text=True, show_progress=False)
+    for layer in (2, 4):
+        assert_same_vectors(model, tmp_path / "out", texts, prompt="the cats ", layer=layer)
+    told, _ = OnnxEncoder(tmp_path / "out").encode_with_exits(texts, layers=[2] * len(texts), prompt="the cats ")
+    assert np.allclose(told, model.encode(texts, prompt="the cats ", layer=2), atol=1e-5)
 
 
 def test_a_pooling_over_all_layers_has_no_shallow_sizes(tmp_path):
