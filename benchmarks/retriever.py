@@ -1,15 +1,14 @@
-"""What a search costs at 5,000, 50,000 and 500,000 documents: exact, by a funnel, and through the stores of others.
+"""What a search costs among 1,000 to 500,000 documents: exact, by a funnel, by a graph, and in the stores of others.
 
-    python benchmarks/retriever.py --sizes 5000 50000 500000
+    python benchmarks/retriever.py --model FOLDER
 
-About six minutes on 2 cores, of which SciFact's 5,183 documents, embedded at full depth, take one or two. Beyond those
-the documents are synthetic: real vectors moved by noise of their own, which is said at every figure. FAISS, usearch,
-Chroma and Qdrant (in memory) are measured where they are installed, up to 50,000 documents for the latter two.
+About eight minutes on 2 cores, of which SciFact's 5,183 documents, embedded at full depth, take a half. Documents beyond
+those are synthetic: real vectors moved by noise of their own, which is said at every figure. FAISS, Chroma and Qdrant (in
+memory) are measured where they are installed, the latter two up to 50,000 documents.
 """
 
 import argparse
 import importlib.util
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,31 +22,61 @@ import st_plugins
 from langchain_st_plugins import ElasticEmbeddings, ElasticVectorStore
 from langchain_st_plugins.index import ElasticIndex
 from public_sets import Retrieval, require_folder, retrieval_sets
-from timing import median_seconds, print_machine
+from timing import median_seconds, peak_mebibytes, print_machine
 
 K = 10
 QUERIES = 50
+TIMED = 64  # documents embedded only to know how long one takes
+GRAPH_DIM = 64
+SIZES = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000]
+WITH_OTHERS = [5_000, 50_000, 500_000]
 LARGEST_FOR_DATABASES = 50_000
 Find = Callable[[np.ndarray], list[int]]
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000, 500_000])
+    arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     arguments.add_argument("--model", default=str(get_model_path()), help="folder of an elastic or plain model")
     arguments.add_argument("--documents", type=int, help="real documents to embed; all by default")
+    arguments.add_argument("--embedded", type=Path, help="file of their vectors: read if it is there, else written")
     chosen = arguments.parse_args()
-    print_machine("numpy", "langchain-core", "sentence-transformers")
+    print_machine("numpy", "langchain-core", "sentence-transformers", "usearch")
+    print(f"model: {Path(chosen.model).name}")
     model = st_plugins.load(chosen.model, device="cpu")
     model = model if hasattr(model[0], "trained_layers") else st_plugins.elastic(model)
     embeddings = ElasticEmbeddings(encoder=model, allow_untrained=True, show_progress=True)
     require_folder()
     real = retrieval_sets(("scifact",))["scifact"]
-    vectors = embeddings.encode(real.documents[: chosen.documents])
+    vectors = embedded(embeddings, real.documents[: chosen.documents], chosen.embedded)
+    started = time.perf_counter()
+    embeddings.encode(real.documents[:TIMED], show_progress=False)
+    per_text = (time.perf_counter() - started) / TIMED
     queries = embeddings.encode(real.questions[:QUERIES], kind="query", show_progress=False)
     print_budgets(embeddings, real, vectors, depth=model[0].depth)
-    for size in chosen.sizes:
-        print_searches(embeddings, enlarged(vectors, size), queries, size, len(vectors))
+    everything = enlarged(vectors, max(chosen.sizes))
+    store, spent = ElasticVectorStore(embeddings, shortlist_dim=GRAPH_DIM, hnsw_from=1), 0.0
+    for size in sorted(chosen.sizes):
+        spent += grown(store.index, everything[:size])
+        ways = own_ways(store.index)
+        if size in WITH_OTHERS and size <= LARGEST_FOR_DATABASES:
+            ways.update(whole_graph(store.index))
+        if size in WITH_OTHERS:
+            ways.update(others(everything[:size]))
+        print_searches(ways, queries, size, len(vectors))
+        print(f"  the graph took {spent / size / per_text:.1%} of the time to embed as many texts like SciFact's")
+        if size in WITH_OTHERS:
+            print_files(store)
+    print_filters(store.index, queries)
+
+
+def embedded(embeddings: ElasticEmbeddings, texts: list[str], file: Path | None) -> np.ndarray:
+    if file is not None and file.exists():
+        return np.load(file)
+    vectors = embeddings.encode(texts)
+    if file is not None:
+        np.save(file, vectors)
+    return vectors
 
 
 def print_budgets(embeddings: ElasticEmbeddings, real: Retrieval, vectors: np.ndarray, *, depth: int) -> None:
@@ -76,20 +105,47 @@ def print_budgets(embeddings: ElasticEmbeddings, real: Retrieval, vectors: np.nd
         print(f"{layer:5}   {found[layer]:.4f}   {whole / seconds[str(depth)]:.2f}   {seconds['search'] / whole:.0%}")
 
 
-def print_searches(
-    embeddings: ElasticEmbeddings, vectors: np.ndarray, queries: np.ndarray, size: int, real: int
-) -> None:
+def grown(index: ElasticIndex, vectors: np.ndarray) -> float:
+    """Add what an index lacks of these; seconds, nearly all of them the graph's."""
+    documents = [Document(f"text {row}", id=str(row), metadata={"row": row}) for row in range(len(index), len(vectors))]
+    started = time.perf_counter()
+    index.add(documents, vectors[len(index) :])
+    return time.perf_counter() - started
+
+
+def own_ways(graphed: ElasticIndex) -> dict[str, Find]:
+    """Searches of ours; an index without the graph shares everything else with the one that has it."""
+    plain = without_graph(graphed)
+    ways: dict[str, Find] = {"exact": lambda query: rows(plain.search(query, k=K))}
+    for name, index, dim, fetch_k in (
+        ("funnel 32 -> 1000", plain, 32, 1000),
+        ("funnel 64 -> 100", plain, 64, 100),
+        ("funnel 64 -> 1000", plain, 64, 1000),
+        ("HNSW 64 -> 100", graphed, GRAPH_DIM, 100),
+        ("HNSW 64 -> 400", graphed, GRAPH_DIM, 400),
+    ):
+        ways[name] = lambda query, index=index, dim=dim, fetch_k=fetch_k: rows(
+            index.search(query, k=K, shortlist_dim=dim, fetch_k=fetch_k)
+        )
+    return ways
+
+
+def whole_graph(index: ElasticIndex) -> dict[str, Find]:
+    """A search by a graph over all coordinates."""
+    other = without_graph(index)
+    other.keep_graph(1)
+    return {"HNSW 384 -> 100": lambda query: rows(other.search(query, k=K, fetch_k=100))}
+
+
+def without_graph(index: ElasticIndex) -> ElasticIndex:
+    other = ElasticIndex(fingerprint=index.fingerprint)
+    other.replace(index.state.with_graph(None))
+    return other
+
+
+def print_searches(ways: dict[str, Find], queries: np.ndarray, size: int, real: int) -> None:
     """Each way to search once per query: time relative to the exact one, and how much of its result it finds."""
     print(f"\n{size} documents, {max(size - real, 0)} of them synthetic; {len(queries)} queries, k={K}")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    store = ElasticVectorStore(embeddings)
-    store.index.add([Document(f"document {row}", id=str(row)) for row in range(len(vectors))], vectors)
-    ways: dict[str, Find] = {"exact": lambda query: rows(store.index.search(query, k=K))}
-    for dim, fetch_k in ((32, 1000), (64, 100), (64, 1000), (128, 200)):
-        ways[f"funnel {dim} -> {fetch_k}"] = lambda query, dim=dim, fetch_k=fetch_k: rows(
-            store.index.search(query, k=K, shortlist_dim=dim, fetch_k=fetch_k)
-        )
-    ways.update(others(vectors, size))
     truth = [set(ways["exact"](query)) for query in queries]
     recall = {
         name: np.mean([len(right & set(find(query))) / K for right, query in zip(truth, queries, strict=True)])
@@ -99,41 +155,57 @@ def print_searches(
         {name: lambda find=find: [find(query) for query in queries[:10]] for name, find in ways.items()}, rounds=3
     )
     for name in ways:
-        print(f"  {name:24} {seconds['exact'] / seconds[name]:6.1f} times as fast   recall@{K} {recall[name]:.3f}")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+        faster = seconds["exact"] / seconds[name]
+        print(f"  {name:20} {faster:6.2f} times as fast   recall@{K} {recall[name]:.3f}", flush=True)
+
+
+def print_files(store: ElasticVectorStore) -> None:
+    """What a store takes on disk, and how long it takes to open, canary included."""
     with tempfile.TemporaryDirectory() as folder:
         store.save_local(folder)
-        ElasticVectorStore.load_local(folder, embeddings)  # the model is warm now
-        started = time.perf_counter()
-        ElasticVectorStore.load_local(folder, embeddings)
-        opened = time.perf_counter() - started
-        written = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
-    print(f"  peak memory grew by {grown:.0f} MiB; saved: {written:.0f} MiB, opened in {opened:.3f} s, canary included")
+        sizes = {file.name.split("-")[0]: file.stat().st_size / 2**20 for file in Path(folder).iterdir()}
+        print("  saved: " + ", ".join(f"{kind} {size:.1f} MiB" for kind, size in sorted(sizes.items())))
+        for name, options in (("exact", {}), ("with its graph", {"hnsw_from": 1, "shortlist_dim": GRAPH_DIM})):
+            started = time.perf_counter()
+            opened = ElasticVectorStore.load_local(folder, store.embeddings, **options)
+            print(f"  opened {name} in {time.perf_counter() - started:.3f} s", flush=True)
+            assert (opened.index.state.graph is None) == (name == "exact")
+    print(f"  peak memory so far {peak_mebibytes():.0f} MiB, of which vectors {store.index.state.vectors.nbytes >> 20}")
 
 
-def others(vectors: np.ndarray, size: int) -> dict[str, Find]:
+def print_filters(index: ElasticIndex, queries: np.ndarray) -> None:
+    """Exact searches whose filters pass half of the documents, or ten of them, against one without a filter."""
+    runs: dict[str, Callable[[], object]] = {"none": lambda: index.search(queries[0], k=K)}
+    for name, filter in (
+        ("a function passes half", lambda document: document.metadata["row"] % 2 == 0),
+        ("a function passes ten", lambda document: document.metadata["row"] < 10),
+        ("a dict passes one", {"row": 7}),
+    ):
+        runs[name] = lambda filter=filter: index.search(queries[0], k=K, filter=filter)
+    seconds = median_seconds(runs, rounds=3)
+    print(f"\n{len(index)} documents, exact search with a filter")
+    for name in runs:
+        print(f"  {name:24} {seconds[name] / seconds['none']:5.1f} times the time of none")
+
+
+def others(vectors: np.ndarray) -> dict[str, Find]:
     """Searches through what else is installed, over the same vectors."""
     ways: dict[str, Find] = {}
-    installed = {name for name in ("faiss", "usearch", "chromadb", "qdrant_client") if importlib.util.find_spec(name)}
-    print(f"  installed here: {', '.join(sorted(installed)) or 'nothing else'}")
+    installed = {name for name in ("faiss", "chromadb", "qdrant_client") if importlib.util.find_spec(name)}
     if "faiss" in installed:
         import faiss
 
         flat = faiss.IndexFlatIP(vectors.shape[1])
         flat.add(vectors)
         ways["FAISS flat"] = lambda query: flat.search(query[np.newaxis], K)[1][0].tolist()
-    if "usearch" in installed:
-        from usearch.index import Index
-
-        graph = Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
-        graph.add(np.arange(len(vectors)), vectors)
-        ways["HNSW (usearch)"] = lambda query: graph.search(query, K).keys.tolist()
-    if size > LARGEST_FOR_DATABASES:
+    if len(vectors) > LARGEST_FOR_DATABASES:
         return ways
     if "chromadb" in installed:
         import chromadb
 
-        collection = chromadb.EphemeralClient().create_collection(f"documents-{size}", metadata={"hnsw:space": "ip"})
+        collection = chromadb.EphemeralClient().create_collection(
+            f"documents-{len(vectors)}", metadata={"hnsw:space": "ip"}
+        )
         for start in range(0, len(vectors), 5000):
             part = vectors[start : start + 5000]
             collection.add([str(start + row) for row in range(len(part))], part)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictFloat, Str
 
 from langchain_st_plugins.budgets import Budget
 from langchain_st_plugins.shared_encoder import SharedEncoder
-from langchain_st_plugins.texts import check_texts
+from langchain_st_plugins.texts import check_texts, is_text
 from langchain_st_plugins.unit_vectors import unit_vectors
 from st_plugins.backends import Backend, open_encoder
 from st_plugins.errors import ShapeError
@@ -46,6 +46,8 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         threads: Threads that ``model`` may use; None leaves it to the backend. In torch a setting of the whole process.
         show_progress: Show a bar while documents are embedded. Queries never show one.
         allow_untrained: Also run sizes the model was not trained for; without it an elastic model refuses them.
+        empty_text: "zero" gives blank documents zeros in place of an error, for other stores that want a vector of every
+            row; nothing is similar to them. Queries, and :class:`ElasticVectorStore`, refuse blank texts all the same.
 
     Example:
         >>> embeddings = ElasticEmbeddings(model="minilm-elastic", dim=128)
@@ -69,6 +71,7 @@ class ElasticEmbeddings(BaseModel, Embeddings):
     threads: int | None = Field(default=None, ge=1)
     show_progress: bool = False
     allow_untrained: bool = False
+    empty_text: Literal["raise", "zero"] = "raise"
 
     _shared: SharedEncoder = PrivateAttr()
 
@@ -147,7 +150,8 @@ class ElasticEmbeddings(BaseModel, Embeddings):
 
         Raises:
             TypeError: If ``texts`` is not a list of str, a size not an integer, or an exit no name or number.
-            InputError: If a text is blank, or its vector is not finite or zero; the message names the position.
+            InputError: If a text is blank (see ``empty_text``), or its vector is not finite or zero; the message names
+                the position.
             SizeError: If the layer or dim does not exist, or was not trained (``UntrainedSizeError``).
             ExitError: If the encoder has no such policy, or cannot let texts leave.
         """
@@ -177,16 +181,36 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         """
         if kind not in ("document", "query"):
             raise ValueError(f'kind must be "document" or "query", got {kind!r}.')
-        check_texts(texts)
+        check_texts(texts, blank=kind == "document" and self.empty_text == "zero")
         budget = Budget.checked(layer, dim, exit).over(self.budget(kind))
         if not texts:
             return np.zeros((0, budget.dim or 0), dtype=np.float32), None
+        present = np.array([is_text(text) for text in texts])
+        if not present.all():
+            return self._around_blanks(texts, present, budget, show_progress)
         options = self._options(budget, show_progress)
         vectors, layers = self._shared.encode(kind, list(texts), **options)
         vectors = unit_vectors(vectors, dim=budget.dim)
         if len(vectors) != len(texts):
             raise ShapeError(f"The encoder must return one row per text, got {len(vectors)} for {len(texts)} texts.")
         return vectors, None if layers is None else np.asarray(layers)
+
+    def _around_blanks(
+        self, texts: Sequence[str], present: np.ndarray, budget: Budget, show_progress: bool | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Documents of which some are blank: zeros there, layer 0, and nothing run for them."""
+        written = [text for text, is_there in zip(texts, present, strict=True) if is_there]
+        # Where all are blank, some text must tell the width.
+        embedded, left = self.encode_with_exits(
+            written or ["."], kind="document", **budget._asdict(), show_progress=show_progress
+        )
+        vectors = np.zeros((len(texts), embedded.shape[1]), dtype=np.float32)
+        vectors[present] = embedded[: len(written)]
+        if left is None:
+            return vectors, None
+        layers = np.zeros(len(texts), dtype=left.dtype)
+        layers[present] = left[: len(written)]
+        return vectors, layers
 
     def budget(self, kind: Kind) -> Budget:
         """What a text of this kind costs if the call says nothing."""

@@ -8,12 +8,12 @@ from langchain_core.documents import Document
 from st_plugins.errors import InputError
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Do nothing if ``texts`` is a list of texts, each with a visible character.
+def check_texts(texts: Sequence[str], *, blank: bool = False) -> None:
+    """Do nothing if ``texts`` is a list of texts, each with a visible character unless ``blank`` ones may be there.
 
     Raises:
         TypeError: If it is one text, or no list at all, or an item is no str.
-        InputError: If an item is blank.
+        InputError: If an item is blank and may not be.
 
     Example:
         >>> check_texts(["A text", " "])
@@ -30,7 +30,7 @@ def check_texts(texts: Sequence[str]) -> None:
                 f"Every text must be a str, but the one at position {position} is {type(text).__name__}. "
                 "Leave it out or convert it."
             )
-        if not is_text(text):
+        if not blank and not is_text(text):
             raise InputError(
                 f"Every text must have a visible character, but the one at position {position} is blank. Leave it out."
             )

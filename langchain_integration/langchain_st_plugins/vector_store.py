@@ -34,7 +34,7 @@ class ElasticVectorStore(VectorStore):
     Adding a document with an id that is there replaces the old one.
 
     With ``shortlist_dim`` a search is a funnel: the first coordinates choose ``fetch_k`` documents, all coordinates
-    rank them. That pays from some ten thousand documents on, and for models whose first coordinates carry most, such as
+    rank them. That pays from some 5,000 documents on, and for models whose first coordinates carry most, such as
     those trained with ``ElasticLoss`` or another Matryoshka loss. From ``hnsw_from`` documents on a graph chooses them,
     and a search reads few; it is approximate, and a longer shortlist misses less. A search with a filter compares all
     that pass it, so ``k`` come back whenever ``k`` pass.

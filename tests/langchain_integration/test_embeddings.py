@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from langchain_st_plugins import ElasticEmbeddings
+from langchain_st_plugins import ElasticEmbeddings, ElasticVectorStore
 from st_plugins.errors import ExitError, InputError, ShapeError, SizeError, UntrainedSizeError
 from toy_encoder import exit_layer
 
@@ -159,6 +159,21 @@ def test_bad_texts_are_refused_by_position_before_the_encoder_runs(encoder, embe
     with pytest.raises(error, match=message):
         embeddings.embed_documents(texts)
     assert encoder.calls == []
+
+
+def test_blank_documents_may_become_zeros_and_queries_never(encoder, embeddings):
+    lenient = ElasticEmbeddings(encoder=encoder, empty_text="zero", document_exit="fast")
+    texts = ["", "a cat", " \n", "a bank of the river"]
+    vectors, layers = lenient.encode_with_exits(texts, kind="document", dim=8)
+    expected, left = lenient.encode_with_exits([texts[1], texts[3]], kind="document", dim=8)
+    np.testing.assert_array_equal(vectors, [np.zeros(8), expected[0], np.zeros(8), expected[1]])
+    assert layers.tolist() == [0, left[0], 0, left[1]]
+    assert " " not in [text for _, called, _ in encoder.calls for text in called]
+    assert lenient.embed_documents(["", " "]) == [[0.0] * 32] * 2
+    with pytest.raises(InputError, match="position 0 is blank"):
+        lenient.embed_query(" ")
+    with pytest.raises(InputError, match="position 0 is blank"):
+        ElasticVectorStore(lenient).add_texts([""])
 
 
 @pytest.mark.parametrize(
