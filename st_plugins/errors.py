@@ -14,6 +14,7 @@
     ├── ManifestError(ValueError)          an exported folder is incomplete or was changed
     ├── ProviderError(ValueError)          hardware for ONNX that is not installed, or does not start
     ├── InputError(ValueError)             texts that cannot be embedded
+    │   └── NonFiniteError                 ... because NaN or infinity would come out
     ├── BulkError(ValueError)              a bulk job that cannot start, or go on where it stopped
     ├── IndexMismatchError(ValueError)     an index and an embedding model that do not belong together
     └── MissingExtraError(ImportError)     an optional dependency is not installed
@@ -83,6 +84,10 @@ class ProviderError(StPluginsError, ValueError):
 
 class InputError(StPluginsError, ValueError):
     """Texts that cannot be embedded; the message names the position."""
+
+
+class NonFiniteError(InputError):
+    """A vector with NaN or infinity, which no encoder hands out. The message names the text, or its row in a batch."""
 
 
 class BulkError(StPluginsError, ValueError):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from st_plugins.errors import ExitError, InputError, SizeError
+from st_plugins.errors import ExitError, InputError, NonFiniteError, SizeError
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.manifest import Manifest
 
@@ -109,11 +109,11 @@ def check_finite(embeddings: np.ndarray, places: np.ndarray, within: str = "") -
         within: What that was, if not all texts of a call.
 
     Raises:
-        InputError: With the first position.
+        NonFiniteError: With the first position.
     """
     is_finite = np.isfinite(embeddings).all(axis=1)
     if not is_finite.all():
-        raise InputError(
+        raise NonFiniteError(
             f"The model gives NaN or infinity for the text at position {places[~is_finite].min()}{within}. Leave it "
             "out, and check the model's weights: one bad number in them is enough."
         )

@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
+from st_plugins.located_errors import encode_located
 
 
 class SharedEncoder:
@@ -43,6 +45,9 @@ class SharedEncoder:
             **options: Passed on as they are; which ones exist is the encoder's business. With ``exit`` texts may leave
                 early.
 
+        Raises:
+            InputError: If a text cannot be embedded; the message names its position.
+
         Returns:
             tuple: An array (n, width) as the encoder made it, and the layers (n,) at which the texts left: None without
             ``exit``, or if the encoder does not say.
@@ -52,6 +57,8 @@ class SharedEncoder:
             if "exit" in options:
                 return encode_with_exits(encoder, kind, texts, **options)
             method = encoder.encode_query if kind == "query" else encoder.encode_document
+            if is_sentence_transformer(encoder):  # sorts the texts, and does not know afterwards which was which
+                return encode_located(partial(method, **options), texts), None
             return method(texts, **options), None
 
     @property

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from st_plugins.errors import InputError, ShapeError, SizeError
+from st_plugins.errors import InputError, NonFiniteError, ShapeError, SizeError
 
 
 def unit_vectors(vectors: Any, *, dim: int | None = None) -> np.ndarray:
@@ -20,7 +20,8 @@ def unit_vectors(vectors: Any, *, dim: int | None = None) -> np.ndarray:
     Raises:
         ShapeError: If ``vectors`` does not have two axes.
         SizeError: If there are fewer than ``dim`` coordinates.
-        InputError: If a row holds NaN or infinity, or has no direction because it is zero.
+        NonFiniteError: If a row holds NaN or infinity.
+        InputError: If one has no direction because it is zero.
 
     Example:
         >>> unit_vectors([[3.0, 4.0, 12.0]], dim=2)
@@ -35,7 +36,7 @@ def unit_vectors(vectors: Any, *, dim: int | None = None) -> np.ndarray:
     rows = rows[:, :dim]  # (n, dim)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        raise InputError(
+        raise NonFiniteError(
             f"Embeddings must be finite, but the one at position {int(np.argmin(finite))} holds NaN or infinity. "
             "Look at that text; half precision overflows on some models, so try the encoder in float32."
         )

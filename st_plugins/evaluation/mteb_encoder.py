@@ -3,6 +3,7 @@
 It chooses no tasks and keeps no results, and mteb is not imported before it is used.
 """
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_plugins.errors import MissingExtraError, SizeError
 from st_plugins.fingerprints import fingerprint
 from st_plugins.first_modules import layered_module
+from st_plugins.located_errors import encode_located
 from st_plugins.modules import ElasticTransformer
 from st_plugins.views import view
 from st_plugins.width import embedding_width
@@ -117,6 +119,9 @@ class MtebEncoder:
 
         Returns:
             numpy.ndarray: (N, dim), unit vectors where the model gives unit vectors or the width is cut.
+
+        Raises:
+            InputError: If a text cannot be embedded, see :class:`~st_plugins.modules.Truncation`. Names its position.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = _mteb().models.abs_encoder.get_prompt(self.model.prompts, task_metadata, prompt_type)
@@ -124,7 +129,7 @@ class MtebEncoder:
             prompt_type or "", self.model.encode
         )
         depth = self.query_layer if prompt_type == "query" else self.layer
-        return method(texts, prompt=prompt, **self._size(depth), **arguments)
+        return encode_located(partial(method, prompt=prompt, **self._size(depth), **arguments), texts)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """The model's similarity, (N, dim) and (M, dim) to (N, M)."""

@@ -1,6 +1,7 @@
 """Encoding that tells where each text left. ``model.encode(texts, exit=...)`` gives the same vectors alone."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from st_plugins.errors import ExitError, InputError
 from st_plugins.first_modules import elastic_transformer
+from st_plugins.located_errors import encode_located
 from st_plugins.views import shallow_copy
 
 # They decide what encode returns, or who computes it; here that is settled.
@@ -33,7 +35,7 @@ def encode_with_exits(
 
     Raises:
         ExitError: If the exit cannot be taken, or an argument would change what is returned.
-        InputError: If texts are none.
+        InputError: If texts are none, or one cannot be embedded (``NonFiniteError``); names its position.
         UnsupportedModelError: If the model is not elastic.
 
     Example:
@@ -53,7 +55,8 @@ def encode_with_exits(
         )
     normalize = encode_arguments.pop("normalize_embeddings", False)
     reporting: Any = shallow_copy(model, ending=_Ending())
-    rows = reporting.encode(list(texts), exit=exit, output_value=None, **encode_arguments)
+    encode = partial(reporting.encode, exit=exit, output_value=None, **encode_arguments)
+    rows = encode_located(encode, texts)
     embeddings = torch.stack([row["sentence_embedding"] for row in rows]).float()
     if normalize:
         embeddings = nn.functional.normalize(embeddings, dim=-1)

@@ -12,6 +12,7 @@ from st_plugins.errors import ExitError, SizeError, UnsupportedModelError, Untra
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy, policy_from_dict
 from st_plugins.exit_run import ExitRun
+from st_plugins.refused_texts import refused_texts, with_tokens
 from st_plugins.unmasking import check_windows, restore_attention
 from st_plugins.views import normed_layers, recording_view, shallow_copy, view
 from st_plugins.weight_digests import weights_digest
@@ -181,12 +182,14 @@ class ElasticTransformer(Transformer):
         allow_untrained: bool = False,
         **kwargs: Any,  # the host's per-call options
     ) -> dict[str, Any]:
-        """As ``Transformer.preprocess``; refuses a layer or an exit before anything is computed."""
+        """As ``Transformer.preprocess``; refuses a layer, an exit or a text before anything is computed."""
         check_windows(self)
         self._check_trained(layer, allow_untrained)
         if exit is not None:
             self._exits(exit, layer, allow_untrained)
-        return super().preprocess(inputs, prompt=prompt, **kwargs)
+        with refused_texts(inputs):
+            features = super().preprocess(inputs, prompt=prompt, **kwargs)
+        return features if self.training else with_tokens(features, inputs)
 
     def forward(
         self,
@@ -203,9 +206,7 @@ class ElasticTransformer(Transformer):
         if exit is not None:
             return self._forward_exits(features, *self._exits(exit, layer, allow_untrained), allow_untrained, **kwargs)
         layer = self._check_trained(layer, allow_untrained)
-        runner = self
-        if layer < self.depth:
-            runner = shallow_copy(self, model=view(self.model, layer))
+        runner = self if layer == self.depth else shallow_copy(self, model=view(self.model, layer))
         features = Transformer.forward(runner, features, **kwargs)
         features["exit_layer"] = _rows(features).new_full((len(_rows(features)),), layer, dtype=torch.long)
         features["trained_dims"] = None if allow_untrained else self._trained_dims(layer)

@@ -6,6 +6,7 @@ from sentence_transformers.sentence_transformer.modules import Module
 from torch import Tensor
 
 from st_plugins.errors import ShapeError, SizeError, UntrainedSizeError
+from st_plugins.finite_vectors import check_finite
 from st_plugins.functional import truncate
 
 
@@ -19,6 +20,8 @@ class Truncation(Module):
 
         e' = e[:d] / ||e[:d]||          (B, d)
 
+    In evaluation mode it lets no NaN and no infinity pass, whose cosine with anything is NaN and ranks anywhere.
+
     Args:
         dim: Coordinates to keep, >= 1, or None to leave the choice to each call.
 
@@ -30,6 +33,7 @@ class Truncation(Module):
     Raises:
         SizeError: If ``dim`` is not a positive integer.
         ShapeError: If the embedding is narrower than ``dim``.
+        NonFiniteError: If a vector is not finite, see :func:`~st_plugins.finite_vectors.check_finite`.
         UntrainedSizeError: If ``truncate_dim`` was not trained at the layer in use. Raised by the first batch.
 
     References:
@@ -51,6 +55,8 @@ class Truncation(Module):
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """Cut if ``dim`` is set; see the class."""
+        if not self.training:
+            check_finite(features)
         embeddings = features["sentence_embedding"]
         if self.dim is None:
             return _UnitFeatures(features)
