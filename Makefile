@@ -49,9 +49,9 @@ test-consumers: setup .venv-compat/ready  ## real servers and libraries open an 
 test-all: setup test-compat test-langchain test-stores test-bulk  ## fast and slow tests, both sentence-transformers lines
 	$(TEST) -m 'slow or not slow' --ignore=tests/langchain_integration/stores
 
-test-bulk: setup  ## bulk jobs on Ray, with workers and machines killed (installs Ray)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
-	$(PY) -m pytest -m 'slow or not slow' tests/st_plugins/bulk
+test-bulk: setup  ## bulk jobs on Ray, Daft and Spark, with workers and machines killed (installs those)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]' daft pyspark
+	$(PY) -m pytest -m 'slow or not slow' tests/st_plugins/bulk tests/examples/test_engines.py
 
 .venv-compat/ready: pyproject.toml
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat

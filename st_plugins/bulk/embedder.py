@@ -37,10 +37,11 @@ class EmbeddedTexts:
 class BulkEmbedder:
     """An encoder that loses no batch to a bad text. Made once per worker, called with one batch after the other.
 
-    Ray Data, Daft and Spark take such a class as it is: it is called with columns and returns them with two more,
-    ``embedding`` and ``error``. A text that is no string, blank, not valid Unicode, or whose vector is not finite gets
-    an error and no vector, and the others of its batch get theirs. If the encoder itself is broken, and cannot embed
-    even a short text any more, its exception is raised.
+    Ray Data's ``map_batches`` takes the class as it is: called with columns, it returns them with two more,
+    ``embedding`` and ``error``. Daft and Spark call :meth:`embed`; ``examples/engines`` shows all three. A text that is
+    no string, blank, not valid Unicode, or whose vector is not finite gets an error and no vector, and the others of
+    its batch get theirs. If the encoder itself is broken, and cannot embed even a short text any more, its exception is
+    raised.
 
     Args:
         settings: The model and how it embeds.
