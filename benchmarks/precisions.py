@@ -1,4 +1,4 @@
-"""Precisions of an export: how close they stay to float32, and how fast they are on this CPU. About three minutes.
+"""Precisions of an export: how close they stay to float32, and how fast they are on this CPU. About four minutes.
 
 All-MiniLM-L6-v2 on texts it was not calibrated on. Retrieval is nDCG@10 of questions on articles that no training here
 has seen, from ``ST_PLUGINS_DATA``; without it that column is left out, and says so.
@@ -18,10 +18,10 @@ from public_sets import FOLDER, Retrieval, retrieval_sets
 from size_scores import ndcg_at_10
 from st_plugins_export import OnnxEncoder, export_onnx
 from st_plugins_export.closeness import cosines
+from st_plugins_export.precisions import PRECISIONS
 from texts import docstrings
 from timing import median_seconds, print_machine
 
-PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS = 9
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         model = SentenceTransformer(str(get_model_path()), device="cpu")
         export_onnx(model, folder, precisions=PRECISIONS, show_progress=False)
         encoders = {name: OnnxEncoder(folder, precision=name, threads=1) for name in PRECISIONS}
-        files = {name: next((folder / "onnx").glob(f"model{suffix}.onnx")) for name, suffix in _SUFFIXES.items()}
+        files = {name: folder / "onnx" / f"model{found.suffix}.onnx" for name, found in PRECISIONS.items()}
         full = encoders["fp32"].encode(texts)
         speeds = [_speeds(encoders, some) for some in (texts[:64], [text[:60] for text in texts[:128]], texts[1][:60])]
         columns = (
@@ -56,9 +56,6 @@ def main() -> None:
             ]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     print("\nThe last three: times as fast as fp32, one thread; 64 docstrings, 128 of 60 characters, one of these.")
-
-
-_SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 
 
 def _overlap(full: np.ndarray, found: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from st_plugins.errors import StPluginsError
 from st_plugins_export.manifest import LAYOUTS
 
-_EXTERNAL_DATA: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+_CHOICES: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 exits=options.exits,
                 layer_per_text=options.layer_per_text,
                 layout=options.layout,
-                external_data=_EXTERNAL_DATA[options.external_data],
+                packed=_CHOICES[options.packed],
+                external_data=_CHOICES[options.external_data],
                 precisions=options.precisions,
                 opset=options.opset,
                 tolerance=options.tolerance,
@@ -80,8 +81,15 @@ def _parser() -> argparse.ArgumentParser:
         "the default), or what the transformer gave (tokens)",
     )
     parser.add_argument(
+        "--packed",
+        choices=tuple(_CHOICES),
+        default="auto",
+        help="compute real tokens only, though batches are padded: every graph that keeps its values so (auto, the "
+        "default), every graph or no export (yes), none (no)",
+    )
+    parser.add_argument(
         "--external-data",
-        choices=tuple(_EXTERNAL_DATA),
+        choices=tuple(_CHOICES),
         default="auto",
         help="weights in one file beside the graphs, which all sizes share; auto (the default): only over 2 GiB",
     )
@@ -91,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         action="append",
         default=[],
-        help="write every graph in this precision too: fp16, int8; may be repeated",
+        help="write every graph in this precision too: fp16, int8, int8-blockwise; may be repeated",
     )
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the graphs (default: 17)")
     parser.add_argument("--check", action="store_true", help="write nothing; compare the export in FOLDER with MODEL")

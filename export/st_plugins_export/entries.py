@@ -9,6 +9,8 @@ from typing import Any
 from st_plugins.errors import ManifestError
 
 MANIFEST_FILE = "manifest.json"
+# Entries that are left out where they are so: releases that do not know them can read such a manifest.
+USUAL = {"precision": "fp32", "padded_because": ""}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ExportedSize:
         fingerprint: Identity of its vectors, see :func:`st_plugins.fingerprint`.
         trained_dims: Smaller dims its vectors may be cut to.
         precision: In which it computes.
+        padded_because: Why it computes padding as well as tokens; empty if it does not.
 
     Example:
         >>> ExportedSize(6, 384, True, "onnx/model.onnx", 536, "9f…", (128, 256)).file
@@ -38,6 +41,7 @@ class ExportedSize:
     fingerprint: str
     trained_dims: tuple[int, ...] = ()
     precision: str = "fp32"
+    padded_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ExportedExit:
         trained_dims: Smaller dims its vectors may be cut to, whatever the layer.
         policy: What ``ExitPolicy.as_dict`` says, its certificate included; None without a policy.
         precision: In which it computes.
+        padded_because: As in :class:`ExportedSize`, and of which stages.
 
     Example:
         >>> ExportedExit(None, (2, 4, 6), 384, "onnx/model_layer_per_text.onnx", 764, None).layers
@@ -69,6 +74,7 @@ class ExportedExit:
     trained_dims: tuple[int, ...] = ()
     policy: dict[str, Any] | None = None
     precision: str = "fp32"
+    padded_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def parse_size(entry: Any) -> ExportedSize:
     Raises:
         ManifestError: If it describes none.
     """
-    entry = _with_precision(entry)
+    entry = _with_defaults(entry)
     expect_keys(ExportedSize, entry)
     for name, kind in (("layer", int), ("dim", int), ("is_full", bool), ("file", str), ("fingerprint", str)):
         expect(entry[name], kind, name)
@@ -103,7 +109,7 @@ def parse_exit(entry: Any) -> ExportedExit:
     Raises:
         ManifestError: If it describes none.
     """
-    entry = _with_precision(entry)
+    entry = _with_defaults(entry)
     expect_keys(ExportedExit, entry)
     expect(entry["dim"], int, "dim")
     expect(entry["file"], str, "file")
@@ -142,10 +148,11 @@ def expect(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
-def _with_precision(entry: Any) -> dict[str, Any]:
-    """The entry as this release writes it: earlier ones knew one precision."""
-    entry = {"precision": "fp32", **expect(entry, dict, "entry")}
-    expect(entry["precision"], str, "precision")
+def _with_defaults(entry: Any) -> dict[str, Any]:
+    """The entry with what is not written where it is usual."""
+    entry = {**USUAL, **expect(entry, dict, "entry")}
+    for name in USUAL:
+        expect(entry[name], str, name)
     return entry
 
 

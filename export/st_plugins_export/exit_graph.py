@@ -21,8 +21,8 @@ from st_plugins_export.exit_pieces import trace_score, trace_stages, trace_tail
 from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, count_nodes, place
-from st_plugins_export.graph import OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
-from st_plugins_export.packed_stages import pack_stage
+from st_plugins_export.graph import ASKED_FOR, OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
+from st_plugins_export.packed_stages import pack_stage, padded_because
 from st_plugins_export.support import includes_prompt
 
 EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
@@ -40,11 +40,13 @@ def write_exit_graph(
     layout: str = "portable",
     writer: GraphWriter | None = None,
     opset: int = OPSET,
+    *,
+    packed: bool = True,
 ) -> WrittenGraph:
     """Write a plain model as one ONNX file with exits; batch and sequence are dynamic.
 
     Inputs and first outputs are those of :func:`~st_plugins_export.graph.write_graph`, but tokens have zeros in place
-    of padding; the third output is ``exit_layer`` (B,). The threshold of layer k is an initializer,
+    of padding if it is packed; the third output is ``exit_layer`` (B,). The threshold of layer k is an initializer,
     ``threshold_of_layer_k``.
 
     Args:
@@ -56,6 +58,7 @@ def write_exit_graph(
         layout: What the first output holds, see :func:`~st_plugins_export.export_onnx`.
         writer: Saves the graphs of this export; None for one of its own.
         opset: One of ``graph.OPSETS``.
+        packed: Compute real tokens only, stage by stage, but for stages that read padding.
 
     Returns:
         WrittenGraph: What is in it.
@@ -65,16 +68,19 @@ def write_exit_graph(
         ExportError: If torch cannot trace the model or onnx rejects the result.
     """
     try:
-        graph = ExitGraph(model, layers, policy, layout, opset).build()
+        exits = ExitGraph(model, layers, policy, layout, opset, packed=packed)
+        graph = exits.build()
         (writer or GraphWriter(file.parent)).save(graph, file)
-    except StPluginsError:
+    except (StPluginsError, OSError):  # a full disk is no fault of the model
         raise
     except Exception as error:  # torch and onnx raise whatever comes up
         raise ExportError(
             f"{type(model[0].auto_model).__name__} with exits at layers {list(layers)} could not be written as ONNX: "
             f"{error}"
         ) from error
-    return WrittenGraph(count_nodes(graph.graph), tuple(tensor.name for tensor in graph.graph.input))
+    return WrittenGraph(
+        count_nodes(graph.graph), tuple(tensor.name for tensor in graph.graph.input), exits.padded_because
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class ExitGraph:
         policy: ExitPolicy | None,
         layout: str,
         opset: int = OPSET,
+        *,
+        packed: bool = True,
     ) -> None:
         self._helper: Any = require("onnx", extra="onnx").helper
         self._types: Any = require("onnx", extra="onnx").TensorProto
@@ -107,7 +115,13 @@ class ExitGraph:
         self._opset = opset
         self._width = model[0].get_embedding_dimension()
         stages = trace_stages(model, layers, opset)
-        self._stages = tuple(pack_stage(stage, self._width, opset) for stage in stages)
+        if packed:
+            pieces = [pack_stage(stage, self._width, opset) for stage in stages]
+            self.padded_because = padded_because(pieces, layers)
+            stages = tuple(piece.fragment for piece in pieces)
+        else:
+            self.padded_because = ASKED_FOR
+        self._stages = stages
         self._scores: list[Fragment] = []
         if policy is not None:
             counts = range(1, len(layers))

@@ -17,7 +17,7 @@ from st_plugins_export.first_output import check_repeated
 from st_plugins_export.graph import elastic_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.precisions import Precision
-from st_plugins_export.probes import token_batches
+from st_plugins_export.probes import Probes, token_batches
 from st_plugins_export.report import ExitReport
 from st_plugins_export.speeds import relative_speeds
 
@@ -27,7 +27,7 @@ def check_exits(
     opened: OpenedExport,
     group: Sequence[ExportedExit],
     *,
-    texts: Sequence[str] | None = None,
+    probes: Probes,
     bars: Mapping[str, Precision],
     tolerance: float,
 ) -> list[ExitReport]:
@@ -41,7 +41,7 @@ def check_exits(
         model: What was exported.
         opened: The export.
         group: One of its exits, in one precision or several.
-        texts: Compare these instead of the probes.
+        probes: What to compare.
         bars: How close each precision must be.
         tolerance: Largest absolute difference to accept in float32.
 
@@ -56,7 +56,7 @@ def check_exits(
     elastic = elastic_copy(model)
     _check_policy(elastic, group[0])
     checks = [_ExitCheck(elastic, opened, graph, bars[graph.precision], tolerance) for graph in group]
-    for batch, prompt, encodings in token_batches(elastic, opened, texts):
+    for batch, prompt, encodings in token_batches(elastic, opened, probes):
         expected, layers = _run_torch(elastic, batch, prompt, group[0])
         for check in checks:
             check.add(batch, prompt, encodings, expected, layers)
@@ -134,6 +134,7 @@ class _ExitCheck:
             cosine_mean=self._closeness.cosine_mean,
             cosine_min=self._closeness.cosine_min,
             alone_difference=self._closeness.alone_difference,
+            padded_because=graph.padded_because,
         )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 import st_plugins
+from st_plugins.errors import ExportError
 from st_plugins_export.calibration import calibration_batches
 from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.external_data import GraphWriter, announce_external_data
 from st_plugins_export.extras import require
-from st_plugins_export.graph import plain_copy, with_alignment_of, write_graph
+from st_plugins_export.graph import WrittenGraph, plain_copy, with_alignment_of, write_graph
 from st_plugins_export.layout import exit_file, graph_file, write_manifest
 from st_plugins_export.lowering import Exported, write_lowered
 from st_plugins_export.precisions import Precision
@@ -43,6 +44,7 @@ class ExportFiles:
         precisions: Float32 first.
         calibration_texts: What the others are fitted to.
         layout: Of the first output.
+        packed: As in :func:`~st_plugins_export.export_onnx`.
         opset: Of the graphs.
         progress: A bar, moved on after each graph.
     """
@@ -56,12 +58,13 @@ class ExportFiles:
         precisions: Sequence[Precision],
         calibration_texts: Sequence[str],
         layout: str,
+        packed: bool | str,
         opset: int,
         progress: Any,
     ) -> None:
         self._model, self._folder, self._writer, self._precisions = model, folder, writer, precisions
         self._calibration_texts = calibration_texts
-        self._layout, self._opset, self._progress = layout, opset, progress
+        self._layout, self._packed, self._opset, self._progress = layout, packed, opset, progress
         self._full = plain_copy(model)
         self._costs: dict[str, Cost] = {}
         self._inputs: tuple[str, ...] = ()
@@ -114,11 +117,15 @@ class ExportFiles:
         name = graph_file(layer, dim, is_full=is_full)
         cut = (None, None) if is_full else (layer, dim)
         plain = self._full if is_full else plain_copy(self._model, layer=layer, dim=dim)
-        graph = write_graph(plain, self._folder / name, self._layout, self._writer, self._opset)
+        packed = self._packed is not False
+        graph = write_graph(plain, self._folder / name, self._layout, self._writer, self._opset, packed=packed)
+        self._check_packed(name, graph)
         self._inputs = graph.inputs
         identity = st_plugins.fingerprint(self._model, layer=cut[0], dim=cut[1])
         dims = trained_dims(self._model, [layer], dim)
-        entry = ExportedSize(layer, dim, is_full, name, graph.nodes, identity, dims)
+        entry = ExportedSize(
+            layer, dim, is_full, name, graph.nodes, identity, dims, padded_because=graph.padded_because
+        )
         return self._in_all_precisions(entry, started, None)
 
     def _exit(self, wanted: WantedExit) -> list[ExportedExit]:
@@ -127,16 +134,34 @@ class ExportFiles:
         name = exit_file(wanted.name)
         full = with_alignment_of(self._model, self._full)
         graph = write_exit_graph(
-            full, self._folder / name, wanted.layers, wanted.policy, self._layout, self._writer, self._opset
+            full,
+            self._folder / name,
+            wanted.layers,
+            wanted.policy,
+            self._layout,
+            self._writer,
+            self._opset,
+            packed=self._packed is not False,
         )
+        self._check_packed(name, graph)
         identity = policy = None
         if wanted.policy is not None:
             identity = st_plugins.fingerprint(self._model, exit=wanted.policy.name)
             policy = wanted.policy.as_dict()
         dim = self._full.get_embedding_dimension()
         dims = trained_dims(self._model, wanted.layers, dim)
-        entry = ExportedExit(wanted.name, wanted.layers, dim, name, graph.nodes, identity, dims, policy)
+        because = graph.padded_because
+        entry = ExportedExit(
+            wanted.name, wanted.layers, dim, name, graph.nodes, identity, dims, policy, padded_because=because
+        )
         return self._in_all_precisions(entry, started, wanted.layers if wanted.policy is None else None)
+
+    def _check_packed(self, name: str, graph: WrittenGraph) -> None:
+        if self._packed is True and graph.padded_because:
+            raise ExportError(
+                f"{name} must compute real tokens only, as packed=True asks, and cannot: {graph.padded_because}. "
+                "Use packed='auto', which leaves such a graph padded and says so in the report."
+            )
 
     def _in_all_precisions(self, entry: Exported, started: float, layers: tuple[int, ...] | None) -> list[Exported]:
         """The graph that was just written in float32, and from it those in other precisions."""

@@ -24,6 +24,7 @@ from st_plugins_export.parity import check_opened
 from st_plugins_export.precisions import FULL, Precision, wanted_precisions
 from st_plugins_export.report import ExitReport, ExportReport, SizeReport
 from st_plugins_export.routed import export_routes
+from st_plugins_export.safe_packing import check_packed
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable
 from st_plugins_export.wanted import WantedExit, wanted_exits, wanted_sizes
@@ -39,6 +40,7 @@ def export_onnx(
     exits: Iterable[str] = (),
     layer_per_text: bool = False,
     layout: str = "portable",
+    packed: bool | str = "auto",
     external_data: bool | str = "auto",
     precisions: Iterable[str] = (FULL,),
     min_cosine: Mapping[str, float] | None = None,
@@ -68,14 +70,20 @@ def export_onnx(
             at each token, so that a consumer which pools tokens by itself, by mean, CLS or last token and whatever the
             model does, gets the vectors of the model. ``"tokens"``: what the transformer gave for each token; a
             consumer then has to know the pooling, dense layers and all else that follow.
+        packed: Whether graphs compute real tokens only, though batches are padded: much faster where servers do not
+            sort, the same vectors. ``"auto"``: each graph that keeps its values so, which a trial shows; the report
+            says why another one stayed padded (``padded_because``). True: every graph, or no export. False: none, as
+            tools that look for the attention of padded graphs need it.
         external_data: Where the weights go. True: into one file, ``onnx/model.onnx_data``, which all graphs share, so
             that sizes and exits add almost nothing to the folder. False: into each graph, which servers that take one
             file need. ``"auto"``: into each graph, unless that exceeds the 2 GiB that one holds.
         precisions: Write every graph in these precisions too. ``"fp32"`` is always written: it is what the others are
             made from. ``"fp16"``: float16 inside, half the bytes, for GPUs; operators that it spoils stay float32.
             ``"int8"``: products and tables in int8 with a scale for each token, a quarter of the bytes, for CPUs.
+            ``"int8-blockwise"``: weights and tables in int8 with a scale for each 32 numbers, nearer to float32.
         min_cosine: By precision, what the cosine with torch must reach on average over all probes, where that is not
-            the usual bar (0.9999 for ``"fp16"``, 0.998 for ``"int8"``); no probe may be ten times as far from 1.
+            the usual bar (``"fp16"`` 0.9999, ``"int8"`` 0.998, ``"int8-blockwise"`` 0.9995); no probe may be ten times
+            as far from 1.
         calibration_texts: What ``"fp16"`` and ``"int8"`` are fitted to: texts like those you will embed, no labels.
             The default is 32 general ones, in English. Check the result with other texts: :func:`check_parity`.
         opset: Of the graphs: 17, 18, 19 or 20.
@@ -88,15 +96,16 @@ def export_onnx(
     Raises:
         UnsupportedModelError: If the pipeline cannot be exported; the message names what stands in the way.
         SizeError: If a size does not exist.
-        ValueError: If there is no such layout, or no such choice of ``external_data``.
+        ValueError: If there is no such layout, or no such choice of ``packed`` or ``external_data``.
         ExitError: If an exit policy does not exist, or was calibrated for other weights.
         UntrainedSizeError: If the model was not trained for a layer to leave at.
         PrecisionError: If a precision does not exist.
         InputError: If there are no calibration texts, or they are no texts.
         ParityError: If a graph and torch disagree more than its precision allows, or if what shares a batch with a text
             changes its vector.
-        ExportError: If the target holds something else or cannot be written, ONNX cannot express the model, or its
-            weights exceed 2 GiB and shall not lie beside the graph.
+        ExportError: If the target holds something else or cannot be written, ONNX cannot express the model, a graph
+            that must be packed reads padding, weights exceed 2 GiB and shall not lie beside the graph, or one
+            tensor does.
         MissingExtraError: If onnx or onnxruntime is not installed.
 
     Example:
@@ -110,6 +119,7 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         require(package, extra="onnx")
     check_layout(layout)
+    check_packed(packed)
     check_external_data(external_data)
     if opset not in OPSETS:
         raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
@@ -121,6 +131,7 @@ def export_onnx(
             exits=exits,
             layer_per_text=layer_per_text,
             layout=layout,
+            packed=packed,
             external_data=external_data,
             precisions=[precision.name for precision in bars],
             min_cosine=min_cosine,
@@ -130,7 +141,8 @@ def export_onnx(
             show_progress=show_progress,
         )
         return export_routes(model, Path(folder), export)
-    check_exportable(model, external_data=external_data)
+    lower = [precision.name for precision in bars[1:]]
+    check_exportable(model, external_data=external_data, precisions=lower)
     model = in_float32(model)
     wanted = wanted_sizes(model, list(sizes or ()))
     leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
@@ -145,6 +157,7 @@ def export_onnx(
             precisions=bars,
             calibration_texts=to_fit,
             layout=layout,
+            packed=packed,
             opset=opset,
             progress=steps,
         )
@@ -169,6 +182,7 @@ def _checked(
         tolerance,
         tuple(_with_cost(size, costs[size.file]) for size in found.sizes),
         tuple(_with_cost(exported, costs[exported.file]) for exported in found.exits),
+        found.tried,
     )
     add_file(staged, opened.manifest, REPORT_FILE, report.as_json(), reached=report.reached)
     return report

@@ -6,7 +6,7 @@ sizes hold the same tensors: beside them, each is written once.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,7 @@ class GraphWriter:
 
     def _move(self, tensor: Any, data: Any) -> None:
         content = tensor.raw_data
-        if len(content) > MOST_BYTES_OF_A_TENSOR:
-            raise ExportError(
-                f"One tensor may have 2 GiB, and {tensor.name} {list(tensor.dims)} has {len(content) / 2**30:.1f} GiB. "
-                "Export a model with a smaller vocabulary, or run this one with sentence-transformers."
-            )
+        check_tensor(tensor.name, tensor.dims, len(content))
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
             data.write(bytes(-data.tell() % _ALIGNMENT))
@@ -101,11 +97,32 @@ def check_external_data(choice: bool | str) -> None:
         raise ValueError(f"external_data must be True, False or 'auto', got {choice!r}.")
 
 
+def check_tensor(name: str, shape: Sequence[int], size: int) -> None:
+    """Refuse a tensor of so many bytes if ONNX Runtime would not take it.
+
+    Raises:
+        ExportError: With its name.
+    """
+    if size > MOST_BYTES_OF_A_TENSOR:
+        raise ExportError(
+            f"One tensor may have 2 GiB, and {name} {list(shape)} has {size / 2**30:.1f} GiB in float32. "
+            "Export a model with a smaller vocabulary, or run this one with sentence-transformers."
+        )
+
+
 def too_large(size: int) -> str:
     """What to say about weights of this many bytes that shall be in one file with their graph."""
     return (
         f"One ONNX file holds less than 2 GiB of weights, the model has {size / 2**30:.1f} GiB. Let them lie beside "
         "the graph, export_onnx(model, folder, external_data='auto'), or export a smaller model: st_plugins.bake(...)."
+    )
+
+
+def too_large_to_lower(what: str, size: int) -> str:
+    """What to say about weights of this many bytes that shall be written in other precisions."""
+    return (
+        f"Other precisions are made from a float32 graph of less than 2 GiB, {what} has {size / 2**30:.1f} GiB. "
+        "Leave precisions out, or export a smaller model: st_plugins.bake(...)."
     )
 
 

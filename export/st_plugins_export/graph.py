@@ -30,6 +30,8 @@ from st_plugins_export.support import includes_prompt
 OPSETS = (17, 18, 19, 20)
 OPSET = OPSETS[0]
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
+# Why a graph computes padding: somebody wanted it to.
+ASKED_FOR = "it was asked for"
 # Of different length, so that the traced batch contains padding and nothing skips the mask.
 _TRACED_TEXTS = ("A sentence to trace the graph with", "Another")
 
@@ -206,9 +208,11 @@ def write_graph(
         graph = packing.model if packing else graph
         _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
         (writer or GraphWriter(file.parent)).save(graph, file)
+    except (ExportError, OSError):  # a full disk is no fault of the model
+        raise
     except Exception as error:  # torch and onnx raise whatever comes up
         raise ExportError(f"{type(network or model[0]).__name__} could not be written as ONNX: {error}") from error
-    reason = packing.reason if packing else "it was asked for"
+    reason = packing.reason if packing else ASKED_FOR
     return WrittenGraph(len(graph.graph.node), tuple(tensor.name for tensor in graph.graph.input), reason)
 
 

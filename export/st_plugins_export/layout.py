@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from st_plugins.errors import ManifestError, UnsafeModelError
-from st_plugins_export.entries import MANIFEST_FILE, expect
+from st_plugins_export.entries import MANIFEST_FILE, USUAL, expect
 from st_plugins_export.manifest import Manifest
 
 FORMAT_VERSION = 1
@@ -79,8 +79,9 @@ def _save(folder: Path, manifest: Manifest) -> Manifest:
     if manifest.special_ids is None:
         del content["special_ids"]  # likewise
     for entry in (*content["sizes"], *content.get("exits", ())):
-        if entry["precision"] == "fp32":
-            del entry["precision"]  # likewise
+        for name, usual in USUAL.items():
+            if entry[name] == usual:
+                del entry[name]  # likewise
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest

@@ -9,8 +9,9 @@ import numpy as np
 
 from st_plugins.errors import ExportError
 from st_plugins.identity import with_precision
+from st_plugins_export.block_int8 import to_block_int8
 from st_plugins_export.entries import ExportedExit, ExportedSize
-from st_plugins_export.external_data import MOST_BYTES, GraphWriter
+from st_plugins_export.external_data import MOST_BYTES, GraphWriter, too_large_to_lower
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import count_nodes
 from st_plugins_export.half_fallbacks import half_with_fallbacks
@@ -44,6 +45,8 @@ def lowered(model: Any, precision: Precision, batches: Sequence[Mapping[str, np.
     """
     if precision.name == "int8":
         return Lowered(smoothed_int8(model, batches))
+    if precision.name == "int8-blockwise":
+        return Lowered(to_block_int8(model))
     return Lowered(*half_with_fallbacks(model, precision, batches))
 
 
@@ -73,10 +76,7 @@ def write_lowered(
     model = onnx.load(folder / exported.file)
     size = model.ByteSize()
     if size > MOST_BYTES:
-        raise ExportError(
-            f"Other precisions are made from a float32 graph of less than 2 GiB, {exported.file} has "
-            f"{size / 2**30:.1f} GiB. Leave precisions out, or export a smaller model: st_plugins.bake(...)."
-        )
+        raise ExportError(too_large_to_lower(exported.file, size))
     inputs = [tensor.name for tensor in model.graph.input]  # a trace leaves out what the model does not read
     result = lowered(model, precision, [{name: batch[name] for name in inputs} for batch in batches])
     name = file_in(exported.file, precision.suffix)

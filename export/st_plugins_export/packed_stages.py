@@ -1,5 +1,7 @@
 """Stages of a graph with exits that compute real tokens only: rows in, rows out, packed between attentions."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,20 @@ from st_plugins_export.safe_packing import pack_if_equal
 _MASK = "attention_mask"
 
 
-def pack_stage(stage: Fragment, width: int, opset: int) -> Fragment:
+@dataclass(frozen=True)
+class PackedStage:
+    """What :func:`pack_stage` made of a stage.
+
+    Args:
+        fragment: The stage.
+        padded_because: Why it computes padding as well as tokens; empty if it does not.
+    """
+
+    fragment: Fragment
+    padded_because: str
+
+
+def pack_stage(stage: Fragment, width: int, opset: int) -> PackedStage:
     """A stage that gives what it gave, with zeros at padding.
 
     Args:
@@ -20,7 +35,7 @@ def pack_stage(stage: Fragment, width: int, opset: int) -> Fragment:
         opset: Of its operators.
 
     Returns:
-        Fragment: The given one if it treats no tokens one by one, or reads padding.
+        PackedStage: The given one, with a reason, if it treats no tokens one by one, or reads padding.
     """
     onnx: Any = require("onnx", extra="onnx")
     make, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
@@ -36,7 +51,28 @@ def pack_stage(stage: Fragment, width: int, opset: int) -> Fragment:
     opsets = [onnx.helper.make_opsetid("", opset)]
     version = onnx.helper.find_min_ir_version_for(opsets)
     model = onnx.helper.make_model(graph, ir_version=version, opset_imports=opsets)
-    return cut(pack_if_equal(model, _trial(stage, width)).model, (), targets)
+    packed = pack_if_equal(model, _trial(stage, width))
+    return PackedStage(cut(packed.model, (), targets), packed.reason)
+
+
+def padded_because(stages: Sequence[PackedStage], layers: Sequence[int]) -> str:
+    """Why a graph computes padding as well as tokens, and before which exits; empty if it does not.
+
+    Args:
+        stages: In the order they run.
+        layers: The exit at the end of each.
+
+    Example:
+        >>> nothing = Fragment((), {})
+        >>> padded_because([PackedStage(nothing, ""), PackedStage(nothing, "it reads padding")], (2, 4))
+        'before the exit at layer 4, it reads padding'
+    """
+    reasons = [
+        f"before the exit at layer {layer}, {stage.padded_because}"
+        for stage, layer in zip(stages, layers, strict=True)
+        if stage.padded_because
+    ]
+    return "; ".join(reasons)
 
 
 def _trial(stage: Fragment, width: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from st_plugins_export.first_output import check_repeated, check_tokens
 from st_plugins_export.graph import in_float32, plain_copy
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.precisions import FULL, Precision, wanted_precisions
-from st_plugins_export.probes import token_batches
+from st_plugins_export.probes import Probes, find_probes, token_batches
 from st_plugins_export.report import ExitReport, ExportReport, SizeReport
 from st_plugins_export.routed import check_routes
 from st_plugins_export.speeds import relative_speeds
@@ -32,8 +32,9 @@ def check_parity(
 ) -> ExportReport:
     """Compare every graph of an export with torch.
 
-    The probes are texts from one word to beyond the length limit, several scripts, and every prompt of the model; alone
-    and in batches of 3 and 32. Tokens must be equal, vectors are compared coordinate by coordinate.
+    The probes are texts from none to beyond the length limit, several scripts, and every prompt of the model; alone and
+    in batches of 3 and 32, of which one has eight texts of full length (fewer tokens where that would take longer than
+    with BERT-base). The report lists them. Tokens must be equal, vectors are compared coordinate by coordinate.
 
     Args:
         model: What was exported; left as it is, a copy runs on the CPU.
@@ -72,8 +73,9 @@ def check_opened(
     after_each: Callable[[], Any] = lambda: None,
 ) -> ExportReport:
     """:func:`check_parity` for an opened export; ``after_each`` is called after each size and each exit."""
+    probes = find_probes(model, opened, texts)
     options: dict[str, Any] = {
-        "texts": texts,
+        "probes": probes,
         "bars": {precision.name: precision for precision in bars},
         "tolerance": tolerance,
     }
@@ -85,7 +87,7 @@ def check_opened(
     for exported in _grouped(opened.manifest.exits, "name"):
         exits += check_exits(model, opened, exported, **options)
         after_each()
-    return ExportReport(opened.folder, tolerance, tuple(sizes), tuple(exits))
+    return ExportReport(opened.folder, tolerance, tuple(sizes), tuple(exits), probes.tried)
 
 
 def check_sizes(
@@ -93,7 +95,7 @@ def check_sizes(
     opened: OpenedExport,
     group: Sequence[ExportedSize],
     *,
-    texts: Sequence[str] | None = None,
+    probes: Probes,
     bars: Mapping[str, Precision],
     tolerance: float,
 ) -> list[SizeReport]:
@@ -103,7 +105,7 @@ def check_sizes(
         model: What was exported.
         opened: The export.
         group: One of its sizes, in one precision or several.
-        texts: Compare these instead of the probes.
+        probes: What to compare.
         bars: How close each precision must be.
         tolerance: Largest absolute difference to accept in float32.
 
@@ -117,7 +119,7 @@ def check_sizes(
     size = group[0]
     plain = plain_copy(model) if size.is_full else plain_copy(model, layer=size.layer, dim=size.dim)
     found = [Closeness(graph.file, bars[graph.precision], tolerance) for graph in group]
-    for batch, prompt, encodings in token_batches(plain, opened, texts):
+    for batch, prompt, encodings in token_batches(plain, opened, probes):
         expected = plain.encode(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)  # (B, dim)
         names, length = [prompt + text for text in batch], opened.prompt_length(prompt)
         for graph, closeness in zip(group, found, strict=True):
@@ -145,6 +147,7 @@ def check_sizes(
             closeness.cosine_min,
             closeness.alone_difference,
             speed,
+            padded_because=graph.padded_because,
         )
         reports.append(report)
     return reports

@@ -1,4 +1,4 @@
-"""Products with weights in an ONNX graph and in the graphs inside of it. Knows no model."""
+"""Products with weights, and lookups in large tables, in an ONNX graph and those inside of it. Knows no model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,11 @@ import numpy as np
 
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import branches
+
+# The domain of ONNX Runtime's own operators.
+MICROSOFT = "com.microsoft"
+# Smaller tables save nothing.
+_FEWEST_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,25 @@ def as_product(node: Any, weights: Mapping[str, Any]) -> Product | None:
     weight = onnx.numpy_helper.to_array(tensor)  # (K, N) or (N, K)
     bias = node.input[2] if len(node.input) > 2 else ""
     return Product(node, weight.T if options.get("transB", 0) else weight, bias or None)
+
+
+def reads_rows(node: Any, graph: Any) -> bool:
+    """Whether an operator looks up rows of a large float32 table (V, D) that the same graph holds."""
+    onnx = require("onnx", extra="onnx")
+    if node.op_type != "Gather" or any(attribute.i for attribute in node.attribute):  # another axis
+        return False
+    return any(
+        tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.dims[0] >= _FEWEST_ROWS
+        for tensor in graph.initializer
+        if tensor.name == node.input[0]
+    )
+
+
+def copy_for_onnx_runtime(model: Any) -> Any:
+    """A copy of an ``onnx.ModelProto`` that may use ONNX Runtime's own operators."""
+    onnx = require("onnx", extra="onnx")
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    if not any(entry.domain == MICROSOFT for entry in copied.opset_import):
+        copied.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    return copied

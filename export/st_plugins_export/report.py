@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from st_plugins_export.tried import Tried
+
 
 @dataclass(frozen=True)
 class SizeReport:
@@ -25,6 +27,7 @@ class SizeReport:
         speed: How many times as fast as the float32 file it ran on the CPU of this machine, in a short measurement, or
             None if it was not measured.
         fallbacks: Operators that float16 would have spoiled, and that stayed float32.
+        padded_because: Why the graph computes padding as well as tokens; empty if it does not.
     """
 
     layer: int
@@ -40,6 +43,7 @@ class SizeReport:
     alone_difference: float = 0.0
     speed: float | None = None
     fallbacks: int = 0
+    padded_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class ExitReport:
         alone_difference: As in :class:`SizeReport`, of probes that left at the same layer.
         speed: As in :class:`SizeReport`.
         fallbacks: As in :class:`SizeReport`.
+        padded_because: As in :class:`SizeReport`.
     """
 
     name: str | None
@@ -79,6 +84,7 @@ class ExitReport:
     alone_difference: float = 0.0
     speed: float | None = None
     fallbacks: int = 0
+    padded_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class ExportReport:
         tolerance: Largest difference that was allowed in float32.
         sizes: One report per size and precision, the full one in float32 first.
         exits: One report per graph with exits and precision.
+        tried: The texts that every graph was compared on.
 
     Example:
         >>> size = SizeReport(6, 384, "onnx/model.onnx", 90_396_762, 536, 1.8e-07, 3.94)
@@ -105,6 +112,7 @@ class ExportReport:
     tolerance: float
     sizes: tuple[SizeReport, ...]
     exits: tuple[ExitReport, ...] = ()
+    tried: Tried | None = None
 
     @property
     def max_difference(self) -> float:
@@ -119,7 +127,8 @@ class ExportReport:
 
     def as_json(self) -> str:
         """All figures, for ``report.json``; the folder is left out, as it may be moved."""
-        content = {"tolerance": self.tolerance, "graphs": [asdict(graph) for graph in self._graphs]}
+        tried = None if self.tried is None else asdict(self.tried)
+        content = {"tolerance": self.tolerance, "tried": tried, "graphs": [asdict(graph) for graph in self._graphs]}
         return json.dumps(content, indent=2) + "\n"
 
     @property
@@ -147,11 +156,17 @@ class ExportReport:
             count, in_full = f"{count} in {', '.join(precisions)}", " in fp32"
         worst = f"largest difference from torch{in_full} {self.max_difference:.1e} (allowed {self.tolerance:.0e})"
         lines.insert(0, f"{self.folder}: {count}, {worst}")
+        if self.tried is not None:
+            lines.append(f"compared on {self.tried}")
         if any(graph.speed is not None for graph in self._graphs):
             lines.append("speed: times as fast as the float32 file on the CPU of this machine, measured for a second")
         lines.extend(
             f"{graph.file}: {graph.fallbacks} operators stayed float32" for graph in self._graphs if graph.fallbacks
         )
+        padded = dict.fromkeys(graph.padded_because for graph in self._graphs if graph.padded_because)
+        for reason in padded:
+            files = ", ".join(graph.file for graph in self._graphs if graph.padded_because == reason)
+            lines.append(f"{files}: padding is computed too, as {reason}")
         return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from st_plugins_export.report import ExportReport
 from st_plugins_export.routes import read_routes, write_routes
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable
+from st_plugins_export.tried import joined
 
 _TASKS = ("query", "document")
 
@@ -111,4 +112,5 @@ def _joined(folder: Path, reports: dict[str, ExportReport]) -> ExportReport:
     sizes = [replace(row, file=f"{name}/{row.file}") for name, report in reports.items() for row in report.sizes]
     exits = [replace(row, file=f"{name}/{row.file}") for name, report in reports.items() for row in report.exits]
     tolerance = max(report.tolerance for report in reports.values())
-    return ExportReport(folder, tolerance, tuple(sizes), tuple(exits))
+    tried = joined(report.tried for report in reports.values() if report.tried is not None)
+    return ExportReport(folder, tolerance, tuple(sizes), tuple(exits), tried)

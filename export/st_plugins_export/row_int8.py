@@ -21,11 +21,8 @@ import numpy as np
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import branches, drop_unread
 from st_plugins_export.observing import float_values
-from st_plugins_export.products import Product, as_product, weights_in
+from st_plugins_export.products import MICROSOFT, Product, as_product, copy_for_onnx_runtime, reads_rows, weights_in
 
-_MICROSOFT = "com.microsoft"
-# Smaller tables save nothing.
-_FEWEST_ROWS = 1000
 # A row of zeros needs a scale too.
 _SMALLEST_SCALE = 1e-30
 
@@ -41,10 +38,7 @@ def to_row_int8(model: Any, smoothing: Mapping[str, np.ndarray] | None = None) -
         onnx.ModelProto: The same inputs and outputs, of the same types.
     """
     onnx = require("onnx", extra="onnx")
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)
-    if not any(entry.domain == _MICROSOFT for entry in lowered.opset_import):
-        lowered.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
+    lowered = copy_for_onnx_runtime(model)
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     _RowInt8(onnx, lowered.graph, opset, float_values(model), smoothing or {}).convert()
     return lowered
@@ -83,7 +77,6 @@ class _RowInt8:
     def _convert(self, graph: Any, outer: Mapping[str, Any], quantized: Mapping[str, tuple[str, str]]) -> None:
         """``outer``: weights of the graphs around. ``quantized``: rows and scales of activations there, by name."""
         weights, done = weights_in(graph, outer), dict(quantized)
-        tables = {tensor.name: tensor for tensor in graph.initializer if self._is_table(tensor)}
         nodes = []
         for node in graph.node:
             for branch in branches(node):
@@ -91,8 +84,8 @@ class _RowInt8:
             product = as_product(node, weights)
             if product is not None:
                 nodes += self._product(graph, product, done)
-            elif node.op_type == "Gather" and node.input[0] in tables and not any(axis.i for axis in node.attribute):
-                nodes += self._gather(graph, node, tables[node.input[0]])
+            elif reads_rows(node, graph):
+                nodes += self._gather(graph, node, weights[node.input[0]])
             else:
                 nodes.append(node)
         del graph.node[:], graph.value_info[:]
@@ -115,7 +108,7 @@ class _RowInt8:
         is_flat = self._floats.get(product.activation) == 2
         last = name if is_flat and product.bias is None else f"{name}/scaled"
         nodes += [
-            self._node("MatMulIntegerToFloat", inputs, f"{name}/sums", domain=_MICROSOFT),
+            self._node("MatMulIntegerToFloat", inputs, f"{name}/sums", domain=MICROSOFT),
             self._node("Mul", [f"{name}/sums", row_scales], last),
         ]
         if not is_flat:
@@ -169,10 +162,6 @@ class _RowInt8:
             self._node("Concat", [leading, f"int8/width_{width}"], shape, axis=0),
             self._node("Reshape", [rows, shape], output),
         ]
-
-    def _is_table(self, tensor: Any) -> bool:
-        is_float = tensor.data_type == self._onnx.TensorProto.FLOAT
-        return is_float and len(tensor.dims) == 2 and tensor.dims[0] >= _FEWEST_ROWS
 
     def _gather(self, graph: Any, node: Any, tensor: Any) -> list[Any]:
         """Rows of a table, of int8."""

@@ -48,6 +48,12 @@ def pack_if_equal(model: Any, feeds: Mapping[str, np.ndarray], mask: str = "atte
     return packed
 
 
+def check_packed(choice: bool | str) -> None:
+    """Raise ValueError unless it is True, False or ``"auto"``."""
+    if choice not in (True, False, "auto") or not isinstance(choice, (bool, str)):
+        raise ValueError(f"packed must be True, False or 'auto', got {choice!r}.")
+
+
 def _run(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()

@@ -1,5 +1,6 @@
 """Says by name what cannot be exported, before any work starts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from st_plugins.modules import (
     MultiLayerPooling,
     Truncation,
 )
-from st_plugins_export.external_data import MOST_BYTES, too_large
+from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large, too_large_to_lower
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
@@ -50,16 +51,19 @@ _TEXT_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 _TOKEN_OPTIONS = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 
 
-def check_exportable(model: SentenceTransformer, *, external_data: bool | str = "auto") -> None:
+def check_exportable(
+    model: SentenceTransformer, *, external_data: bool | str = "auto", precisions: Sequence[str] = ()
+) -> None:
     """Refuse a model whose vectors a graph beside a ``tokenizer.json`` could not reproduce.
 
     Args:
         model: Plain or elastic.
         external_data: As in :func:`~st_plugins_export.export_onnx`.
+        precisions: Those besides float32.
 
     Raises:
         UnsupportedModelError: With the name of what stands in the way.
-        ExportError: If the weights do not fit into one ONNX file, and shall be in one.
+        ExportError: If weights are too large for what shall be done with them.
     """
     first, *others = model.children()
     if type(first) is StaticEmbedding:
@@ -74,14 +78,24 @@ def check_exportable(model: SentenceTransformer, *, external_data: bool | str = 
             f"The weights must be float32, float16 or bfloat16, got {sorted(map(str, dtypes - _DTYPES))}. Load the "
             "model without quantization, or export model.float()."
         )
-    size = sum(4 * parameter.numel() for parameter in model.parameters())  # float32
-    if size > MOST_BYTES and external_data is False:
-        raise ExportError(too_large(size))
+    _check_sizes(model, external_data, precisions)
 
 
 def includes_prompt(model: SentenceTransformer) -> bool:
     """Whether pooling covers the tokens of the prompt."""
     return all(module.include_prompt for module in model.children() if isinstance(module, _POOLINGS))
+
+
+def _check_sizes(model: SentenceTransformer, external_data: bool | str, precisions: Sequence[str]) -> None:
+    """Before minutes are spent on tracing."""
+    sizes = {name: 4 * parameter.numel() for name, parameter in model.named_parameters()}  # float32
+    for name, parameter in model.named_parameters():
+        check_tensor(name, parameter.shape, sizes[name])
+    size = sum(sizes.values())
+    if size > MOST_BYTES and external_data is False:
+        raise ExportError(too_large(size))
+    if size > MOST_BYTES and precisions:
+        raise ExportError(too_large_to_lower("the model", size))
 
 
 def _check_modules(first: Any, others: list[Any]) -> None:

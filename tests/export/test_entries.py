@@ -46,6 +46,7 @@ def test_a_manifest_without_exits_is_what_it_was_before_there_were_any(exported)
         (lambda entry: entry.update(trained_dims=[None]), "has None for 'trained_dims'"),
         (lambda entry: entry.update(fingerprint=3), "has 3 for 'fingerprint'"),
         (lambda entry: entry.update(policy=[]), r"has \[\] for 'policy'"),
+        (lambda entry: entry.update(padded_because=None), "has None for 'padded_because'"),
         (lambda entry: entry.update(dim="32"), "has '32' for 'dim'"),
         (lambda entry: entry.update(file=None), "has None for 'file'"),
         (lambda entry: entry.update(dim=31), "into 'sentence_embedding' of width 31"),

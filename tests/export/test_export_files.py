@@ -19,6 +19,7 @@ def test_every_graph_has_its_costs(plain, tmp_path):
             precisions=wanted_precisions(["fp16"]),
             calibration_texts=["cats sleep"],
             layout="portable",
+            packed="auto",
             opset=17,
             progress=progress,
         )

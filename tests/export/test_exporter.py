@@ -10,15 +10,13 @@ import onnx
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    Normalize,
-)
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from transformers import ConvBertConfig, ConvBertModel
 
 import st_plugins
 from st_plugins.errors import ExportError, InputError, MissingExtraError, ParityError, SizeError
 from st_plugins.exits import Certificate, ExitPolicy, Saturation, encode_with_exits
-from st_plugins_export import OnnxEncoder, export_onnx
+from st_plugins_export import OnnxEncoder, check_parity, export_onnx
 from st_plugins_export.exit_graph import write_exit_graph
 from st_plugins_export.graph import OPSETS
 from st_plugins_export.precisions import PRECISIONS
@@ -175,8 +173,8 @@ def test_a_certificate_travels_with_its_policy(leaving, tmp_path):
 
 
 def test_a_graph_with_exits_that_differs_fails_the_export(leaving, tmp_path, monkeypatch):
-    def higher(model, file, layers, policy, *rest):
-        return write_exit_graph(model, file, layers, replace(policy, threshold=2.0), *rest)
+    def higher(model, file, layers, policy, *rest, **options):
+        return write_exit_graph(model, file, layers, replace(policy, threshold=2.0), *rest, **options)
 
     monkeypatch.setattr("st_plugins_export.export_files.write_exit_graph", higher)
     with pytest.raises(ParityError, match=r"model_exit_gate\.onnx a text must .* in torch, 1, and leaves at 3: 'a'"):
@@ -242,6 +240,42 @@ def test_two_graphs_of_one_name_are_refused(leaving, tmp_path):
     model[0].add_exit_policy(replace(model[0].exit_policies["gate"], name="gate_fp16"))
     with pytest.raises(ExportError, match=r"would write onnx/model_exit_gate_fp16\.onnx twice.* Rename the policy"):
         export_onnx(model, tmp_path / "out", exits=["gate", "gate_fp16"], precisions=["fp16"])
+
+
+def test_graphs_are_packed_padded_or_refused_as_asked(leaving, tmp_path):
+    options = {"exits": ["gate"], "show_progress": False}
+    for packed in (True, False):
+        report = export_onnx(leaving, tmp_path / "out", packed=packed, **options)
+        reasons = {graph.padded_because for graph in (*report.sizes, *report.exits)}
+        assert reasons == {"" if packed else "it was asked for"}
+        graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
+        assert ("GatherND" in {node.op_type for node in graph.node}) == packed
+        manifest = read_json(tmp_path / "out" / "manifest.json")
+        assert {entry.get("padded_because", "") for entry in (*manifest["sizes"], *manifest["exits"])} == reasons
+    assert set(read_json(tmp_path / "out" / "report.json")["graphs"][0]) >= {"padded_because"}
+
+
+def convbert(folder, save_tokenizer):
+    """A convolution over tokens reads the padding beside them."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 80, "embedding_size": 32, "hidden_size": 32, "num_hidden_layers": 2}
+    config = ConvBertConfig(**sizes, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
+    ConvBertModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return SentenceTransformer(modules=[Transformer(str(folder)), Pooling(32, "mean")], device="cpu").eval()
+
+
+def test_a_network_that_reads_padding_stays_padded_or_is_refused(tmp_path, save_tokenizer):
+    model = convbert(tmp_path / "model", save_tokenizer)
+    with pytest.raises(
+        ExportError, match=r"model\.onnx must compute real tokens only, .* reads padding\. Use packed='auto'"
+    ):
+        export_onnx(model, tmp_path / "out", packed=True, show_progress=False)
+    assert not (tmp_path / "out").exists()
+    report = export_onnx(model, tmp_path / "out", show_progress=False)
+    assert "off: the network reads padding" in report.sizes[0].padded_because
+    assert f"onnx/model.onnx: padding is computed too, as {report.sizes[0].padded_because}" in str(report)
+    assert check_parity(model, tmp_path / "out").sizes[0].padded_because == report.sizes[0].padded_because
 
 
 def test_baked_and_plain_models_get_the_same_graph(plain, exported, tmp_path):

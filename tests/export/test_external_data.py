@@ -227,6 +227,45 @@ def test_a_hostile_graph_reads_nothing_but_its_weights(spoiled, change):
         encode(spoiled)
 
 
+def _secret():
+    tensor = TensorProto(name="secret", data_type=TensorProto.FLOAT, dims=[8], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "secret"), ("offset", "0"), ("length", "32")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _in_a_constant(graph):
+    graph.node.append(onnx.helper.make_node("Constant", [], ["secret"], value=_secret()))
+
+
+def _in_a_constant_that_goes_out(graph):
+    _in_a_constant(graph)
+    graph.node.append(onnx.helper.make_node("Identity", ["secret"], ["leak"]))
+    graph.output.append(onnx.helper.make_tensor_value_info("leak", TensorProto.FLOAT, [8]))
+
+
+def _in_a_branch(graph):
+    inner = next(attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    inner.initializer.append(_secret())
+
+
+def _in_a_constant_of_a_branch(graph):
+    _in_a_constant(next(attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")))
+
+
+@pytest.mark.parametrize("hide", [_in_a_constant_that_goes_out, _in_a_branch, _in_a_constant_of_a_branch])
+def test_weights_elsewhere_are_found_wherever_they_hide(spoiled, hide, monkeypatch):
+    monkeypatch.chdir(spoiled / "onnx")  # onnxruntime would look here
+    (spoiled / "onnx" / "secret").write_bytes(bytes(32))
+    name = "onnx/model_exit_gate.onnx"
+    model = onnx.load(spoiled / name, load_external_data=False)
+    hide(model.graph)
+    (spoiled / name).write_bytes(model.SerializeToString())
+    accept(spoiled, name)
+    with pytest.raises(ManifestError, match=r"cannot open .*model_exit_gate\.onnx"):
+        OnnxEncoder(spoiled).encode(["cats sleep"], exit="gate")
+
+
 @pytest.mark.slow
 def test_a_model_of_more_than_two_gigabytes(tmp_path):
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(300_000)}, unk_token="w0"))

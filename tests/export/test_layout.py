@@ -121,6 +121,7 @@ def test_a_damaged_manifest_is_refused(damaged, text):
         (lambda entries: entries["sizes"][0].update(layer="3"), "has '3' for 'layer'"),
         (lambda entries: entries["sizes"][0].update(is_full=False), "must name exactly one full size"),
         (lambda entries: entries["sizes"][0].update(precision=3), "has 3 for 'precision'"),
+        (lambda entries: entries["sizes"][0].update(padded_because=3), "has 3 for 'padded_because'"),
         (lambda entries: entries["sizes"].append(entries["sizes"][0]), "exactly one full size in each precision"),
         (lambda entries: entries["reached"].update({"onnx/model.onnx": 3}), "has 3 for 'reached'"),
         (lambda entries: entries.update(sizes=[]), "must name exactly one full size"),

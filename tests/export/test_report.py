@@ -1,9 +1,11 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from st_plugins_export import export_onnx
 from st_plugins_export.layout import read_manifest
 from st_plugins_export.report import ExitReport, ExportReport, SizeReport
+from st_plugins_export.tried import Tried
 
 
 def test_the_worst_size_decides_and_columns_line_up():
@@ -63,11 +65,31 @@ def test_the_report_lies_in_the_folder_and_its_figures_in_the_manifest(lowered):
     assert read_manifest(folder).reached == report.reached
 
 
+def test_graphs_that_stayed_padded_are_listed_by_their_reason():
+    sizes = (
+        SizeReport(6, 384, "onnx/model.onnx", 90_396_762, 536, 1.8e-07, 3.94, padded_because="it reads padding"),
+        SizeReport(
+            6, 384, "onnx/model_fp16.onnx", 45_246_319, 523, 3e-4, 2.1, "fp16", padded_because="it reads padding"
+        ),
+        SizeReport(3, 8, "onnx/model_L3_D8.onnx", 1_234_567, 100, 2.5e-07, 12.0, padded_because="it was asked for"),
+    )
+    report = ExportReport(Path("folder"), 1e-05, sizes, tried=Tried(4, 2, 9, {}, {1: 9}, ("",)))
+    assert str(report).splitlines()[-3:] == [
+        "compared on 4 texts of 2 to 9 tokens; in batches of 1 x 9",
+        "onnx/model.onnx, onnx/model_fp16.onnx: padding is computed too, as it reads padding",
+        "onnx/model_L3_D8.onnx: padding is computed too, as it was asked for",
+    ]
+    content = json.loads(report.as_json())
+    assert [graph["padded_because"] for graph in content["graphs"]] == [size.padded_because for size in sizes]
+    assert content["tried"] == {**asdict(report.tried), "batches": {"1": 9}, "prompts": [""]}
+
+
 def test_the_report_is_a_table(elastic, tmp_path):
     report = export_onnx(elastic, tmp_path / "out", sizes=[(1, 8)], show_progress=False)
     first, head, *rows = str(report).splitlines()
     assert first.startswith(f"{tmp_path / 'out'}: 2 sizes, largest difference from torch ")
     assert head.split()[:5] == ["layer", "dim", "precision", "file", "MB"]
+    assert rows.pop() == f"compared on {report.tried}"
     assert len({len(line) for line in (head, *rows)}) == 1
     assert rows[1].split()[:4] == ["1", "8", "fp32", "onnx/model_L1_D8.onnx"]
     for size in report.sizes:

@@ -1,9 +1,10 @@
 """A packed graph is taken only if it gives the values of the padded one."""
 
 import numpy as np
+import pytest
 from onnx import parser
 
-from st_plugins_export.safe_packing import pack_if_equal
+from st_plugins_export.safe_packing import check_packed, pack_if_equal
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]> g (int64[B, T] ids, int64[B, T] mask) => (float[B, T, 2] y)'
 WEIGHTS = "<float[3, 2] table = {9, 8, 1, 2, 3, 4}, float[2, 2] w = {1, 2, 3, 4}, int64[1] one = {1}>"
@@ -32,3 +33,9 @@ def test_a_graph_that_cannot_be_packed_says_why():
     model, result = packed("y = Gather(table, ids)")
     assert result.model is model
     assert "no product with weights" in result.reason
+
+
+@pytest.mark.parametrize("choice", ["yes", None, 1, 0])
+def test_other_choices_are_refused(choice):
+    with pytest.raises(ValueError, match="packed must be True, False or 'auto', got"):
+        check_packed(choice)

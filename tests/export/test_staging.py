@@ -4,6 +4,7 @@ import errno
 import signal
 from pathlib import Path
 
+import onnx
 import pytest
 
 from st_plugins.errors import ExportError
@@ -58,18 +59,38 @@ def test_what_python_left_beside_the_code_of_servers_is_not_in_the_way(damaged):
     assert [path.name for path in damaged.iterdir()] == ["file"]
 
 
-def test_a_full_disk_leaves_the_target_as_it_was(damaged, elastic, monkeypatch):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+        "onnx/model_L1_D8.onnx",
+        "modules.json",
+        "manifest.json",
+        "report.json",
+    ],
+)
+def test_a_full_disk_leaves_the_target_as_it_was(damaged, elastic, monkeypatch, name):
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
-    write_text = Path.write_text
+    filled = []
 
-    def full(path, *arguments, **options):
-        if path.name == "modules.json":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return write_text(path, *arguments, **options)
+    def full(write):
+        def refuse(path, *arguments, **options):
+            if Path(path).as_posix().endswith(f"-new/{name}"):
+                filled.append(path)
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            return write(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ExportError, match=r"could not be written \(.*No space left.*\); it is as it was before"):
-        export_onnx(elastic, damaged, show_progress=False)
+        return refuse
+
+    monkeypatch.setattr(Path, "write_text", full(Path.write_text))
+    monkeypatch.setattr(Path, "open", full(Path.open))
+    save = onnx.save
+    monkeypatch.setattr(onnx, "save", lambda graph, path: full(lambda file: save(graph, file))(path))
+    message = r"damaged could not be written \(.*No space left on device.*\); it is as it was before\. Make room"
+    with pytest.raises(ExportError, match=message):
+        export_onnx(elastic, damaged, sizes=[(1, 8)], external_data=name.endswith("data"), show_progress=False)
+    assert filled
     assert {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()} == before
     assert [path.name for path in damaged.parent.iterdir()] == ["damaged"]
 

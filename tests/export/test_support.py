@@ -77,10 +77,33 @@ def test_what_cannot_be_exported_is_refused_by_name(build, tmp_path, make, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_more_than_two_gigabytes_are_refused(build, tmp_path):
+def test_a_tensor_over_two_gigabytes_is_refused_before_any_work(build, tmp_path, monkeypatch):
     with torch.device("meta"):  # no memory behind it
-        huge = Dense(WIDTH, 20_000_000)
+        huge = Dense(WIDTH, 2**24 + 1)
     model = build()
     model.append(huge)
+    monkeypatch.setattr("st_plugins_export.exporter.staged_folder", None)  # work starts there
+    with pytest.raises(
+        ExportError, match=r"One tensor may have 2 GiB, and 2\.linear\.weight \[16777217, 32\] has 2\.0 GiB"
+    ):
+        export_onnx(model, tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_precisions_of_more_than_two_gigabytes_are_refused_before_any_work(build, tmp_path, monkeypatch):
+    model = build()
+    with torch.device("meta"):
+        for _ in range(2):
+            model.append(Dense(WIDTH, 2**23))
+    monkeypatch.setattr("st_plugins_export.exporter.staged_folder", None)
+    with pytest.raises(ExportError, match=r"less than 2 GiB, the model has 2\.1 GiB\. Leave precisions out"):
+        export_onnx(model, tmp_path / "out", precisions=["int8"], show_progress=False)
+
+
+def test_more_than_two_gigabytes_are_refused(build, tmp_path):
+    model = build()
+    with torch.device("meta"):
+        for _ in range(2):
+            model.append(Dense(WIDTH, 10_000_000))
     with pytest.raises(ExportError, match=r"less than 2 GiB of weights, the model has 2\.5 GiB"):
         export_onnx(model, tmp_path / "out", external_data=False, show_progress=False)

@@ -7,6 +7,7 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_plugins_export import export_onnx
+from st_plugins_export.precisions import PRECISIONS
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,15 @@ def served(request):
     if request.param == "minilm":
         return request.getfixturevalue("minilm"), request.getfixturevalue("minilm_export")[0]
     return request.getfixturevalue("dense"), request.getfixturevalue("dense_export")
+
+
+@pytest.fixture(scope="session", params=["minilm", "dense"])
+def served_lowered(request, tmp_path_factory):
+    """An export in every precision, and its file in each by the precision's name."""
+    model = request.getfixturevalue(request.param)
+    folder = tmp_path_factory.mktemp(f"{request.param}-lowered") / "export"
+    export_onnx(model, folder, precisions=list(PRECISIONS), show_progress=False)
+    return folder, {name: f"onnx/model{precision.suffix}.onnx" for name, precision in PRECISIONS.items()}
 
 
 @pytest.fixture

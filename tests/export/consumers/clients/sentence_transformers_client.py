@@ -1,4 +1,4 @@
-"""sentence-transformers 5.7 with optimum: the vectors of an export under backend="onnx"."""
+"""sentence-transformers 5.7 with optimum: the vectors of an export under backend="onnx", file by file."""
 
 import json
 import sys
@@ -7,6 +7,9 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 folder, given, made = map(Path, sys.argv[1:])
-options = {"file_name": "onnx/model.onnx", "provider": "CPUExecutionProvider", "export": False}
-model = SentenceTransformer(str(folder), backend="onnx", model_kwargs=options, device="cpu")
-made.write_text(json.dumps({"encode": model.encode(json.loads(given.read_text())).tolist()}))
+texts, vectors = json.loads(given.read_text()), {}
+for file in sorted(path.relative_to(folder).as_posix() for path in (folder / "onnx").glob("*.onnx")):
+    options = {"file_name": file, "provider": "CPUExecutionProvider", "export": False}
+    model = SentenceTransformer(str(folder), backend="onnx", model_kwargs=options, device="cpu")
+    vectors[file] = model.encode(texts).tolist()
+made.write_text(json.dumps(vectors))
