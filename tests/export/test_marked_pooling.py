@@ -11,7 +11,7 @@ from st_plugins.exits import ExitPolicy, Gate
 from st_plugins_export import OnnxEncoder, OnnxModule, check_parity, export_onnx
 from st_plugins_export.marked_pooling import MarkedPooling, behind_marks, read_marks
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.probes import token_batches
+from st_plugins_export.probes import find_probes
 
 PROMPTS = {"query": "find: ", "document": "", "title": "name of the weather: "}
 CALLS = ({"prompt": ""}, {"prompt_name": "title"}, {"prompt": "cats "})
@@ -88,8 +88,7 @@ def test_padding_on_the_left_and_weighted_words(build, tmp_path, texts):
 def test_the_export_compares_with_prompts_even_where_the_model_has_none(build, tmp_path):
     model = build(include_prompt=False)
     export_onnx(model, tmp_path / "out", show_progress=False)
-    prompts = {prompt for _, prompt, _ in token_batches(model, OpenedExport(tmp_path / "out"), None)}
-    assert prompts == {"", "Two words: "}
+    assert find_probes(model, OpenedExport(tmp_path / "out")).tried.prompts == ("", "Two words: ")
     model[1].include_prompt = True
     with pytest.raises(ParityError, match=r"is .* off in a batch of 1 that starts with 'Two words: a'"):
         check_parity(model, tmp_path / "out")
