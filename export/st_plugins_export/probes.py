@@ -81,16 +81,16 @@ def find_probes(model: SentenceTransformer, opened: OpenedExport, texts: Sequenc
         starts = range(0, len(texts), _LARGE_BATCH)
         batches = tuple(ProbeBatch(list(texts[start : start + _LARGE_BATCH])) for start in starts)
         return Probes(batches, (), _tried(opened, batches, {}))
-    if not probe_texts(model):
+    if not _known(opened, PROBE_TEXTS):
         raise ParityError(
             "The tokenizer must know a word of the probes, or have an unknown token, and knows none: nothing would "
             "be compared. Give the tokenizer an unknown token."
         )
     limit = opened.manifest.max_seq_length
     kinds = {**PROBE_TEXTS, **_long_texts(opened)}
-    first = _known(model, {f"{'over the limit' if limit else 'very long'}, tokens only": _over_limit(opened)})
+    first = _known(opened, {f"{'over the limit' if limit else 'very long'}, tokens only": _over_limit(opened)})
     batches = tuple(_probe_batches(model, opened, kinds))
-    named = _known(model, kinds) | ({} if "over the limit" in kinds else first)
+    named = _known(opened, kinds) | ({} if "over the limit" in kinds else first)
     return Probes(batches, tuple(first.values()), _tried(opened, batches, named))
 
 
@@ -118,7 +118,8 @@ def token_batches(
 
 def probe_texts(model: SentenceTransformer) -> list[str]:
     """Those of ``PROBE_TEXTS`` that have tokens: a ``StaticEmbedding`` may know none of a text's words."""
-    return list(_known(model, PROBE_TEXTS).values())
+    texts = list(PROBE_TEXTS.values())
+    return [text for text, ids in zip(texts, tokens_of(model, texts), strict=True) if ids]
 
 
 def tokens_of(model: SentenceTransformer, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
@@ -131,12 +132,9 @@ def tokens_of(model: SentenceTransformer, texts: Sequence[str], prompt: str = ""
     return [row[mask.bool()].tolist() for row, mask in zip(ids, features["attention_mask"], strict=True)]
 
 
-def _known(model: SentenceTransformer, kinds: Mapping[str, str], prompt: str = "") -> dict[str, str]:
-    """Those that have tokens."""
-    if not kinds:
-        return {}
-    found = tokens_of(model, list(kinds.values()), prompt)
-    return {kind: text for (kind, text), ids in zip(kinds.items(), found, strict=True) if ids}
+def _known(opened: OpenedExport, kinds: Mapping[str, str], prompt: str = "") -> dict[str, str]:
+    """Those that have tokens; models and encoders refuse the others."""
+    return {kind: text for kind, text in kinds.items() if len(opened.tokenizer.encode(prompt + text))}
 
 
 def _long_texts(opened: OpenedExport) -> dict[str, str]:
@@ -154,7 +152,7 @@ def _probe_batches(model: SentenceTransformer, opened: OpenedExport, kinds: Mapp
     if opened.manifest.special_ids is not None and not any(prompts):
         prompts.append(_PROMPT)
     for prompt in dict.fromkeys(["", *prompts]):
-        known = _known(model, kinds, prompt)
+        known = _known(opened, kinds, prompt)
         alone = list(known.values())
         for text in alone:
             yield ProbeBatch([text], prompt)

@@ -5,8 +5,9 @@ import copy
 import pytest
 from tokenizers import normalizers
 
+import st_plugins
 from st_plugins.errors import ParityError
-from st_plugins_export import check_parity
+from st_plugins_export import check_parity, export_onnx
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.probes import PROBE_TEXTS, find_probes, probe_texts, token_batches
 
@@ -97,6 +98,14 @@ def test_other_tokens_are_found(plain, exported):
     opened = OpenedExport(exported)
     with pytest.raises(ParityError, match="other tokens than the model for 'cats'.*cannot be exported"):
         list(token_batches(other, opened, find_probes(other, opened, ["sleep", "cats"])))
+
+
+def test_an_elastic_model_without_special_tokens_is_not_given_the_empty_text(build, tmp_path):
+    model = st_plugins.elastic(build())
+    model.tokenizer.backend_tokenizer.post_processor = None  # no [CLS], no [SEP]
+    tried = export_onnx(model, tmp_path / "out", show_progress=False).tried
+    assert "empty" not in tried.kinds
+    assert (tried.kinds["one word"], tried.shortest) == (1, 1)
 
 
 def test_probes_without_tokens_are_left_out(plain):
