@@ -43,6 +43,7 @@ EXPECTED = {
         "Saturation",
         "calibrate_exits",
         "check_drift",
+        "encode_progressively",
         "encode_with_exits",
         "policy_table",
         "write_policy_table",

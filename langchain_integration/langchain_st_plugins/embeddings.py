@@ -1,7 +1,7 @@
 """LangChain embeddings with a layer, a dim and an exit per call."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal, Self
 
@@ -211,6 +211,28 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         layers = np.zeros(len(texts), dtype=left.dtype)
         layers[present] = left[: len(written)]
         return vectors, layers
+
+    def encode_progressive(
+        self, text: str, layers: Sequence[int], *, kind: Kind = "query", dim: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Embed one text at deeper and deeper layers; blocks run when the next vector is asked for.
+
+        Args:
+            text: As for :meth:`encode`.
+            layers: Ascending.
+            kind: As for :meth:`encode`.
+            dim: As for :meth:`encode`.
+
+        Yields:
+            tuple: A layer, and (dim,) float32.
+
+        Raises:
+            TypeError: If the encoder is no SentenceTransformer. Others as :meth:`encode`.
+        """
+        check_texts([text])
+        steps = self._shared.progress(kind, text, layers, allow_untrained=self.allow_untrained)
+        width = Budget.checked(None, dim, None).over(self.budget(kind)).dim
+        return ((layer, unit_vectors(vector[None], dim=width)[0]) for layer, vector in steps)
 
     def budget(self, kind: Kind) -> Budget:
         """What a text of this kind costs if the call says nothing."""

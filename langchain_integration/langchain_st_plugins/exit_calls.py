@@ -34,13 +34,18 @@ def encode_with_exits(encoder: Any, kind: str, texts: list[str], **options: Any)
     if not is_host and not callable(getattr(encoder, "encode_with_exits", None)):
         method = encoder.encode_query if kind == "query" else encoder.encode_document
         return method(texts, **options), None
-    prompts = getattr(encoder, "prompts", {})
-    prompt_name = next((name for name in _PROMPTS[kind] if name in prompts), None)
+    prompt_name = usual_prompt(encoder, kind)
     if not is_host:
         return encoder.encode_with_exits(texts, prompt_name=prompt_name, **options)
     import st_plugins
 
     return st_plugins.exits.encode_with_exits(encoder, texts, prompt_name=prompt_name, task=kind, **options)
+
+
+def usual_prompt(encoder: Any, kind: str) -> str | None:
+    """The name of the prompt that ``encode_query`` or ``encode_document`` of sentence-transformers take, or None."""
+    prompts = getattr(encoder, "prompts", {})
+    return next((name for name in _PROMPTS[kind] if name in prompts), None)
 
 
 def exit_fingerprint(encoder: Any, exit: str | float, *, allow_untrained: bool) -> str:

@@ -1,12 +1,12 @@
 """One encoder and what must exist once per encoder: its lock, its thread, its fingerprints."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
+from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer, usual_prompt
 from st_plugins.located_errors import encode_located
 
 
@@ -65,6 +65,37 @@ class SharedEncoder:
     def fingerprint(self) -> str:
         """Identity of the encoder's vectors, computed once: an encoder must not change while it is in use."""
         return self._once("full", _fingerprint)
+
+    def progress(
+        self, kind: str, text: str, layers: Sequence[int], *, allow_untrained: bool
+    ) -> Iterator[tuple[int, Any]]:
+        """One text at deeper and deeper layers. Others have their turn between two of them.
+
+        Raises:
+            TypeError: If the encoder is no SentenceTransformer.
+        """
+        with self._lock:
+            encoder = self._loaded()
+            if not is_sentence_transformer(encoder):
+                raise TypeError(
+                    f"encode_progressive needs a SentenceTransformer, got {type(encoder).__name__}, which cannot go on "
+                    "where it stopped. Call encode(layer=...) for each layer."
+                )
+            import st_plugins  # here, because it imports torch
+
+            name = usual_prompt(encoder, kind)
+            steps = st_plugins.exits.encode_progressively(
+                encoder, text, layers, prompt_name=name, allow_untrained=allow_untrained
+            )
+        return self._in_turn(steps)
+
+    def _in_turn(self, steps: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with self._lock:
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def exit_fingerprint(self, exit: str | float, *, allow_untrained: bool) -> str:
         """Identity of its vectors with early exits, computed once per exit.

@@ -9,9 +9,10 @@ import pytest
 import st_plugins
 from langchain_st_plugins import ElasticEmbeddings
 from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
-from st_plugins.errors import ExitError, UntrainedSizeError
+from st_plugins.errors import ExitError, InputError, UntrainedSizeError
 from st_plugins.exits import ExitPolicy, Saturation
 from st_plugins_export import OnnxEncoder, export_onnx
+from toy_encoder import ToyEncoder
 
 WORDS = "the a cat dog sat ran on under mat tree red blue is was and of in to it fast slow".split()
 
@@ -112,3 +113,20 @@ async def test_six_async_calls_delay_an_unrelated_task_by_no_more_than_50_ms():
         worst.append(max(found))
     print(f"worst delays: {[f'{1000 * delay:.0f} ms' for delay in worst]}")
     assert min(worst) <= 0.05
+
+
+def test_one_query_at_deeper_and_deeper_layers(leaving, texts):
+    embeddings = ElasticEmbeddings(encoder=leaving, allow_untrained=True, dim=8)
+    steps = dict(embeddings.encode_progressive(texts[0], [2, 4]))
+    assert list(steps) == [2, 4]
+    for layer, vector in steps.items():
+        expected = embeddings.encode([texts[0]], kind="query", layer=layer)[0]
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    assert next(embeddings.encode_progressive(texts[0], [2], dim=4))[1].shape == (4,)
+    with pytest.raises(InputError, match="blank"):
+        embeddings.encode_progressive(" ", [2])
+    other = ElasticEmbeddings(encoder=ToyEncoder())
+    with pytest.raises(
+        TypeError, match=r"encode_progressive needs a SentenceTransformer, got ToyEncoder, .* Call encode"
+    ):
+        other.encode_progressive(texts[0], [2])
