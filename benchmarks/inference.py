@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py            # fastembed's column appears where it is installed
     python benchmarks/inference.py --quick
+    python benchmarks/inference.py --only fastembed --only blockwise
 
 All-MiniLM-L6-v2 on docstrings of Python's standard library. Sides are interleaved in one process, figures are medians
 and ratios to ``SentenceTransformer.encode`` in float32 at its defaults; all use every core. Memory (Linux) and start
@@ -47,7 +48,9 @@ _MEMORY = "; m.encode(['A text']); print(*(s.split()[1] for s in open('/proc/sel
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few texts and rounds")
-    is_quick = parser.parse_args().quick
+    parser.add_argument("--only", action="append", default=[], help="part of a side's name; may be repeated")
+    options = parser.parse_args()
+    is_quick = options.quick
     model = st_plugins.elastic(SentenceTransformer(str(get_model_path()), device="cpu"), sizes=[(2, 384), (4, 384)])
     model[0].add_exit_policy(ExitPolicy(EXIT, Saturation(), 0.8, (2, 4, 6)))
     with tempfile.TemporaryDirectory() as scratch:
@@ -55,15 +58,21 @@ def main() -> None:
         print(export_onnx(model, folder, sizes=[SMALL], exits=[EXIT], precisions=PRECISIONS, show_progress=False))
         print()
         print_machine("torch", "sentence-transformers", "transformers", "onnxruntime", "tokenizers", "numpy")
-        variants = encoders(folder)
+        padded = Path(scratch) / "minilm-padded"
+        export_onnx(model, padded, packed=False, show_progress=False)
+        variants = {
+            name: encode
+            for name, encode in encoders(folder, padded).items()
+            if name == BASE or not options.only or any(part in name for part in options.only)
+        }
         throughput(variants, count=40 if is_quick else 300, rounds=1 if is_quick else 5)
         latency(variants, rounds=5 if is_quick else 60)
         processes(folder, rounds=1 if is_quick else 3)
         sizes(folder)
 
 
-def encoders(folder: Path) -> dict[str, Encode]:
-    """Everything that encodes, by name."""
+def encoders(folder: Path, padded: Path) -> dict[str, Encode]:
+    """Everything that encodes, by name; ``padded`` is an export that computes padding too, as others' exports do."""
     source = str(get_model_path())
     bf16 = SentenceTransformer(source, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     ours = OnnxEncoder(folder)
@@ -80,24 +89,26 @@ def encoders(folder: Path) -> dict[str, Encode]:
         if precision != FULL:
             found[f"OnnxEncoder, {precision}"] = OnnxEncoder(folder, precision=precision).encode
     if find_spec("fastembed") is not None:
-        found["fastembed, the same file"] = _fastembed(folder)
+        found["fastembed, the same file"] = _fastembed("bench/packed", folder)
+        found["fastembed, that computes padding"] = _fastembed("bench/padded", padded)
     return found
 
 
-def _fastembed(folder: Path) -> Encode:
+def _fastembed(name: str, folder: Path) -> Encode:
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
     TextEmbedding.add_custom_model(
-        model="bench/minilm",
-        pooling=PoolingType.CLS,  # the first output holds the finished vector at every token
+        model=name,
+        pooling=PoolingType.DISABLED,
         normalization=False,
-        sources=ModelSource(hf="bench/minilm"),
+        sources=ModelSource(hf=name),
         dim=384,
         model_file="onnx/model.onnx",
+        output_name="sentence_embedding",
     )
-    model = TextEmbedding("bench/minilm", specific_model_path=str(folder))
-    return lambda texts: list(model.embed(texts, batch_size=32))
+    model = TextEmbedding(name, specific_model_path=str(folder))
+    return lambda texts: list(model.embed(texts))  # 256 at a time, as they come
 
 
 def throughput(variants: dict[str, Encode], *, count: int, rounds: int) -> None:
