@@ -1,22 +1,21 @@
 """Loads model folders without running anything they bring along."""
 
-import json
 import sys
 from collections import OrderedDict
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host_modules
 from sentence_transformers.sentence_transformer.modules import Module, Router, Transformer
 
 from st_plugins import modules as our_modules
-from st_plugins.errors import UnsafeModelError
+from st_plugins.errors import StPluginsError, UnsafeModelError
+from st_plugins.model_files import check_places, check_weights, inner_path, read_json
 
-_SUFFIXES_OF_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
 _SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 # All that is fetched from a hub: no pickles, no Python.
 _FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
@@ -71,7 +70,8 @@ def load(
     if not folder.is_dir():
         folder = _download(model_name_or_path, revision, token, cache_folder, local_files_only)
         boundary = folder.parent.parent
-    entries = _read_modules(folder)
+    check_places(folder, folder.iterdir(), boundary)
+    entries, settings = _read_modules(folder), _read_settings(folder)
     classes = [_check_entry(folder, boundary, entry) for entry in entries]
     of_routes = [
         {"module_classes": _route_classes(folder / entry["path"])} if issubclass(module_class, Router) else {}
@@ -79,22 +79,52 @@ def load(
     ]
     modules: OrderedDict[str, Any] = OrderedDict()
     for entry, module_class, inner in zip(entries, classes, of_routes, strict=True):
-        modules[entry["name"]] = module_class.load(
-            str(folder),
-            subfolder=entry["path"],
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={**(model_kwargs or {}), "use_safetensors": True},
-            processor_kwargs=dict(processor_kwargs or {}),
-            config_kwargs=dict(config_kwargs or {}),
-            backend="torch",
-            **inner,
-        )
-    settings = _read_json(folder / "config_sentence_transformers.json")
-    kept = {name: settings.get(name) for name in _SETTINGS}
-    model = SentenceTransformer(modules=modules, device=device, **kept)
+        with _damage_refused(f"The module {entry['name']!r} ({module_class.__name__})"):
+            modules[entry["name"]] = module_class.load(
+                str(folder),
+                subfolder=entry["path"],
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={**(model_kwargs or {}), "use_safetensors": True},
+                processor_kwargs=dict(processor_kwargs or {}),
+                config_kwargs=dict(config_kwargs or {}),
+                backend="torch",
+                **inner,
+            )
+    with _damage_refused("The model"):
+        model = SentenceTransformer(modules=modules, device=device, **settings)
+        if not isinstance(model.max_seq_length, int | float | None):
+            raise TypeError(f"max_seq_length must be a number, got {model.max_seq_length!r}.")
     model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
     return model.eval()
+
+
+@contextmanager
+def _damage_refused(what: str) -> Iterator[None]:
+    """Whatever the host raises on a damaged folder, as an error of ours. A package that is missing is no damage."""
+    try:
+        yield
+    except (StPluginsError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnsafeModelError(
+            f"{what} cannot be built from its folder: {type(error).__name__}: {error} "
+            "Save the model again, or look at the arguments of load."
+        ) from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """What ``config_sentence_transformers.json`` says about calls of the model."""
+    settings = read_json(folder / "config_sentence_transformers.json")
+    if not isinstance(settings, dict):
+        raise UnsafeModelError(f"config_sentence_transformers.json must hold settings, got {type(settings).__name__}.")
+    kept = {name: settings.get(name) for name in _SETTINGS}
+    prompts, dim = kept["prompts"], kept["truncate_dim"]
+    if prompts is not None and not (isinstance(prompts, dict) and all(isinstance(p, str) for p in prompts.values())):
+        raise UnsafeModelError(f"prompts of a model must be texts by name, got {prompts!r}. Save the model again.")
+    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
+        raise UnsafeModelError(f"truncate_dim of a model must be a positive integer, got {dim!r}. Save it again.")
+    return kept
 
 
 def _download(name: str | Path, revision: Any, token: Any, cache_folder: Any, local_files_only: bool) -> Path:
@@ -112,16 +142,6 @@ def _download(name: str | Path, revision: Any, token: Any, cache_folder: Any, lo
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsafeModelError(f"{path.name} must be JSON, but it is damaged: {error}. Save the model again.") from None
-    return content
-
-
 def _read_modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     if not path.is_file():
@@ -129,7 +149,7 @@ def _read_modules(folder: Path) -> list[dict[str, Any]]:
             f"A model folder must hold modules.json, and {folder} does not. "
             "Write it with model.save_pretrained(folder)."
         )
-    entries: Any = _read_json(path)
+    entries: Any = read_json(path)
     needed = ("name", "path", "type")
     if not isinstance(entries, list) or not entries:
         raise UnsafeModelError(f"modules.json must be a list of modules, got {type(entries).__name__}.")
@@ -138,6 +158,14 @@ def _read_modules(folder: Path) -> list[dict[str, Any]]:
             raise UnsafeModelError(
                 f"Every entry of modules.json must have text for {', '.join(needed)}, got {entry!r}."
             )
+        kwargs = entry.get("kwargs", [])
+        if not isinstance(kwargs, list) or not all(isinstance(name, str) for name in kwargs):
+            raise UnsafeModelError(
+                f"modules.json must list the names of arguments for {entry['name']!r}, got {kwargs!r}."
+            )
+    names = [entry["name"] for entry in entries]
+    if len(set(names)) < len(names):
+        raise UnsafeModelError(f"Every entry of modules.json must have a name of its own, got {names}.")
     return entries
 
 
@@ -170,7 +198,7 @@ def _trusted_class(reference: str) -> type[Module]:
 
 def _route_classes(folder: Path) -> dict[str, type[Module]]:
     """The classes that a Router's own file names, by what it calls them."""
-    entries: Any = _read_json(folder / Router.config_file_name) or _read_json(folder / "config.json")
+    entries: Any = read_json(folder / Router.config_file_name) or read_json(folder / "config.json")
     types = entries.get("types") if isinstance(entries, dict) else None
     if not isinstance(types, dict) or not all(isinstance(name, str) for name in types.values()):
         raise UnsafeModelError(f"{Router.config_file_name} must name the classes of the routes, got {types!r}.")
@@ -180,47 +208,15 @@ def _route_classes(folder: Path) -> dict[str, type[Module]]:
 def _check_entry(folder: Path, boundary: Path, entry: dict[str, Any]) -> type[Module]:
     """Check one module's class, folder and weights."""
     module_class = _trusted_class(entry["type"])
-    path = PurePosixPath(entry["path"])
-    if path.is_absolute() or ".." in path.parts or "\\" in entry["path"] or ":" in entry["path"]:
-        raise UnsafeModelError(
-            f"A module's path must lie inside the model folder, got {entry['path']!r} for {entry['name']!r}."
-        )
-    subfolder = folder / path
+    subfolder = folder / inner_path(entry["path"], entry["name"])
     # The root holds the folders of the other modules too; they are looked through on their own turn.
     inside = sorted(subfolder.iterdir() if subfolder == folder else subfolder.rglob("*")) if subfolder.is_dir() else []
-    for file in [subfolder, *inside]:
-        if not file.resolve().is_relative_to(boundary.resolve()):
-            raise UnsafeModelError(
-                f"Nothing in a model folder may lead out of it, but {file.relative_to(folder)} is a link to "
-                f"{file.resolve()}. Replace the link by the file."
-            )
+    check_places(folder, [subfolder, *inside], boundary)
     for weights_folder in {subfolder, *(file.parent for file in inside)}:
-        _check_weights(weights_folder)
+        check_weights(weights_folder)
     if issubclass(module_class, Transformer) and not any(file.suffix == ".safetensors" for file in inside):
         raise UnsafeModelError(
             f"The folder of {entry['name']!r} ({module_class.__name__}) has no weights: model.safetensors is missing. "
             "Copy the model again."
         )
     return module_class
-
-
-def _check_weights(subfolder: Path) -> None:
-    """Refuse pickles that would be read, and safetensors that are missing or cut short."""
-    files = sorted(subfolder.iterdir()) if subfolder.is_dir() else []
-    safetensors = [file for file in files if file.suffix == ".safetensors"]
-    pickles = [file for file in files if file.suffix in _SUFFIXES_OF_WEIGHTS and file.stem.startswith(_WEIGHT_FILES)]
-    if pickles and not safetensors:
-        raise UnsafeModelError(
-            f"Weights must be safetensors, got the pickle {pickles[0].name}, which can run code when opened. "
-            "If you trust it, load it with SentenceTransformer once and save_pretrained it again."
-        )
-    for index in (file for file in files if file.name.endswith(".safetensors.index.json")):
-        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
-            if PurePosixPath(shard).name != shard or not (subfolder / shard).is_file():
-                raise UnsafeModelError(f"{index.name} names the weights {shard!r}, which are not beside it.")
-    for file in safetensors:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise UnsafeModelError(f"{file.name} is damaged or cut short ({error}). Copy it again.") from None
