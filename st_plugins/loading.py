@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host_modules
-from sentence_transformers.sentence_transformer.modules import Module, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Module, Pooling, Router, Transformer
 
 from st_plugins import modules as our_modules
 from st_plugins.errors import StPluginsError, UnsafeModelError
@@ -91,6 +91,8 @@ def load(
                 backend="torch",
                 **inner,
             )
+            if isinstance(modules[entry["name"]], Pooling) and not modules[entry["name"]].pooling_mode:
+                raise ValueError("it has no pooling_mode.")
     with _damage_refused("The model"):
         model = SentenceTransformer(modules=modules, device=device, **settings)
         if not isinstance(model.max_seq_length, int | float | None):

@@ -7,6 +7,7 @@ code. What is merely wrong is found by the module that reads it.
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ _WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
 _LAYERS_FOR_FREE = 1000
 _SIZE_FOR_FREE = 2**16
 _SIZES_PER_DIMENSION = 8
+# sentence-transformers calls whatever method of the network is named.
+_METHOD = re.compile(r"forward|get_[a-z]+_features")
 # transformers fetches and runs an attention kernel of this name from the hub.
 _ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "experts_implementation")
 
@@ -124,6 +127,8 @@ def check_weights(subfolder: Path) -> None:
         for shard in _shards(index):
             if not (subfolder / shard).is_file():
                 raise UnsafeModelError(f"{index.name} names the weights {shard!r}, which are not beside it.")
+    for file in subfolder.glob("sentence_*config.json"):
+        _check_methods(read_json(file))
     shapes = [shape for file in safetensors for shape in _shapes(file)]
     config = subfolder / "config.json"
     if safetensors and config.is_file():
@@ -169,6 +174,16 @@ def _check_claims(config: Any, tensors: int, largest: int) -> None:
             raise UnsafeModelError(
                 f"config.json asks for {key!r} of {value}, and the weights beside it, {tensors} tensors of dimensions "
                 f"up to {largest}, cannot be of such a model. Copy the model again."
+            )
+
+
+def _check_methods(config: Any) -> None:
+    """Refuse a configuration that calls something else of the network than what embeds."""
+    for key, value in _settings(config):
+        if key == "method" and not (isinstance(value, str) and _METHOD.fullmatch(value)):
+            raise UnsafeModelError(
+                f"A configuration may call forward or get_..._features of a network, got the method {value!r}. "
+                "Save the model again."
             )
 
 

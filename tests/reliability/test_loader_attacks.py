@@ -93,6 +93,10 @@ ATTACKS = {
     "100,000 layers": lambda folder: edit(folder, "config.json", num_hidden_layers=10**5),
     "10^12 words": lambda folder: edit(folder, "config.json", vocab_size=10**12),
     "code from the hub": lambda folder: edit(folder, "config.json", attn_implementation="evil/kernel"),
+    "a method of the network": lambda folder: edit(
+        folder, "sentence_bert_config.json", modality_config={"text": {"method": "push_to_hub"}}
+    ),
+    "no pooling": lambda folder: edit(folder, "1_Pooling/config.json", pooling_mode=[]),
     "prompts that are none": lambda folder: edit(folder, "config_sentence_transformers.json", prompts=[1]),
     "a width that is none": lambda folder: edit(folder, "config_sentence_transformers.json", truncate_dim="1"),
     "a limit that is none": lambda folder: edit(folder, "tokenizer_config.json", model_max_length="9"),

@@ -96,3 +96,14 @@ def test_a_configuration_does_not_choose_code_from_the_hub(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"text_config": {key: "kernels-community/x"}}))
         with pytest.raises(UnsafeModelError, match="may not choose code from the hub, got 'kernels-community/x'"):
             check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["push_to_hub", "save_pretrained", "forward ", 3, None])
+def test_a_configuration_calls_nothing_of_a_network_but_what_embeds(tmp_path, method):
+    config = {"modality_config": {"text": {"method": "forward"}, "image": {"method": "get_image_features"}}}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(config))
+    check_weights(tmp_path)
+    config["modality_config"]["text"]["method"] = method
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsafeModelError, match=r"may call forward or get_\.\.\._features of a network, got the method"):
+        check_weights(tmp_path)
