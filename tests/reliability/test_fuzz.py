@@ -14,7 +14,7 @@ from st_plugins_export import OnnxEncoder
 
 MODEL_FILES = ["modules.json", "config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
                "1_Pooling/config.json", "3_Truncation/config.json", "tokenizer_config.json"]  # fmt: skip
-FEW, MANY = 40, 10_000
+FEW, MANY = 15, 10_000
 NUMBERS = st.sampled_from([0, -1, 1, 2**31, 2**63, 10**30, -(10**9), 0.5, 1e308, float("nan"), float("inf")])
 TEXTS = st.one_of(
     st.text(st.characters(codec=None, categories=None), max_size=12),
