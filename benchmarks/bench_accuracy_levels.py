@@ -1,4 +1,4 @@
-"""Accuracy levels and block sizes of ``MatMulNBits``: why ``int8-blockwise`` is level 4 with blocks of 32. Two minutes.
+"""Accuracy levels and block sizes of ``MatMulNBits``: what ``int8-blockwise`` could be. Two minutes.
 
 All-MiniLM-L6-v2, one thread. Level 0 multiplies in float32, level 4 in int8.
 """

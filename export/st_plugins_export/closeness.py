@@ -21,7 +21,7 @@ class Closeness:
 
     def __init__(self, file: str, precision: Precision, tolerance: float) -> None:
         self._file, self._precision, self._tolerance = file, precision, tolerance
-        self._cosines: dict[tuple[str, int], float] = {}  # the worst of a text, in whatever batch
+        self._cosines: list[np.ndarray] = []
         self._alone: dict[tuple[str, int], np.ndarray] = {}
         self.max_difference = 0.0
         self.alone_difference = 0.0
@@ -49,9 +49,8 @@ class Closeness:
                 "tolerance if you can live with the difference."
             )
         self.max_difference = max(self.max_difference, difference)
-        similar = cosines(expected, found).tolist()
-        for key, row, cosine in zip(zip(texts, places or [0] * len(texts), strict=True), found, similar, strict=True):
-            self._cosines[key] = min(cosine, self._cosines.get(key, 1.0))
+        self._cosines.append(cosines(expected, found))
+        for key, row in zip(zip(texts, places or [0] * len(texts), strict=True), found, strict=True):
             if len(texts) == 1:
                 self._alone[key] = row
             elif key in self._alone:
@@ -59,13 +58,13 @@ class Closeness:
 
     @property
     def cosine_mean(self) -> float:
-        """Over all texts so far; one that was part of many batches counts once."""
-        return float(np.mean(list(self._cosines.values())))
+        """Over all texts so far."""
+        return float(np.concatenate(self._cosines).mean())
 
     @property
     def cosine_min(self) -> float:
         """Of the text that came out worst."""
-        return float(min(self._cosines.values()))
+        return float(np.concatenate(self._cosines).min())
 
     def check(self) -> None:
         """Raise :class:`~st_plugins.errors.ParityError` if the graph misses a bar of its precision."""

@@ -82,7 +82,7 @@ def export_onnx(
             ``"int8"``: products and tables in int8 with a scale for each token, a quarter of the bytes, for CPUs.
             ``"int8-blockwise"``: weights and tables in int8 with a scale for each 32 numbers, nearer to float32.
         min_cosine: By precision, what the cosine with torch must reach on average over all probes, where that is not
-            the usual bar (``"fp16"`` 0.9999, ``"int8"`` 0.998, ``"int8-blockwise"`` 0.999); no probe may be ten times
+            the usual bar (``"fp16"`` 0.9999, ``"int8"`` 0.998, ``"int8-blockwise"`` 0.9995); no probe may be ten times
             as far from 1.
         calibration_texts: What ``"fp16"`` and ``"int8"`` are fitted to: texts like those you will embed, no labels.
             The default is 32 general ones, in English. Check the result with other texts: :func:`check_parity`.

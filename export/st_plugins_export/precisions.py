@@ -41,7 +41,7 @@ _KNOWN = (
     Precision(FULL, "", 1 - 1e-7, 1e-5, 1e-5),
     Precision("fp16", "_fp16", 0.9999, 2e-3, 2e-3),
     Precision("int8", "_quantized", 0.998, 1e-6, 0.1),
-    Precision("int8-blockwise", "_int8_blockwise", 0.999, 1e-6, 0.1),
+    Precision("int8-blockwise", "_int8_blockwise", 0.9995, 1e-6, 0.1),
 )
 PRECISIONS = {precision.name: precision for precision in _KNOWN}
 

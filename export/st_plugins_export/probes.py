@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -159,13 +159,18 @@ def _probe_batches(model: SentenceTransformer, opened: OpenedExport, kinds: Mapp
         if len(alone) > 2:
             yield ProbeBatch([alone[0], alone[-1], alone[len(alone) // 2]], prompt)
         mixed = [text for kind, text in known.items() if kind in short]
-        yield ProbeBatch(list(islice(cycle(mixed), _LARGE_BATCH)), prompt)
+        yield ProbeBatch(_filled(mixed, _LARGE_BATCH), prompt)
         if not prompt and "full length" in known:
             long = _of_tokens(opened, _affordable(model, opened))
             if long != known["full length"]:
                 yield ProbeBatch([long])
-            rest = list(islice(cycle(mixed), _LARGE_BATCH - _LONG_ROWS))
+            rest = _filled(mixed, _LARGE_BATCH - _LONG_ROWS)
             yield ProbeBatch([text for start in range(0, len(rest), 3) for text in (*rest[start : start + 3], long)])
+
+
+def _filled(texts: Sequence[str], count: int) -> list[str]:
+    """All texts, and then those again that are not empty: that one is odd, and would weigh on the mean cosine."""
+    return list(islice(chain(texts, cycle([text for text in texts if text])), count))
 
 
 def _affordable(model: SentenceTransformer, opened: OpenedExport) -> int:

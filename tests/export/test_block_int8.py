@@ -48,9 +48,9 @@ def weight():
     return np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
 
 
-def close(found, expected, x):
-    """Activations are rounded to int8 too: half a step of each, over 40 of them."""
-    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(x).max() * np.sqrt(40), rtol=0)
+def close(found, expected):
+    """Nothing but the weights is rounded."""
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_by_hand():
@@ -73,7 +73,7 @@ def test_a_product_is_that_of_restored_weights(x, weight, opset):
     assert kinds(lowered.graph) == ["MatMulNBits"]
     assert [tensor.data_type for tensor in lowered.graph.initializer] == [TensorProto.UINT8, TensorProto.FLOAT]
     found = run(lowered, x=x)
-    close(found, x @ restored(weight), x)
+    close(found, x @ restored(weight))
     assert np.abs(found - x @ weight).max() > 1e-4  # it did lose something
 
 
@@ -95,11 +95,11 @@ def test_weights_are_those_of_onnx_runtime_s_quantizer_to_a_step(weight):
 def test_bias_rank_and_transposed_weights(x, weight):
     bias = np.float32([1, -2, 3, 0, 5, 9])
     expected = x @ restored(weight) + bias
-    close(run(to_block_int8(parse("y = Gemm<transB=1>(x, w, b)", w=weight.T, b=bias)), x=x), expected, x)
+    close(run(to_block_int8(parse("y = Gemm<transB=1>(x, w, b)", w=weight.T, b=bias)), x=x), expected)
     padded = parse(
         "p = MatMul(x, w) y = Add(p, b)", inputs="float[B, T, 40] x", outputs="float[B, T, 6] y", w=weight, b=bias
     )
-    close(run(to_block_int8(padded), x=x.reshape(1, 5, 40))[0], expected, x)
+    close(run(to_block_int8(padded), x=x.reshape(1, 5, 40))[0], expected)
 
 
 def test_no_row_depends_on_another_and_zeros_stay_zeros(x, weight):
@@ -107,7 +107,8 @@ def test_no_row_depends_on_another_and_zeros_stay_zeros(x, weight):
     mixed = np.concatenate([x, 1e6 * x, np.zeros((1, 40), np.float32)])
     found = run(lowered, x=mixed)
     alone = np.concatenate([run(lowered, x=row[None]) for row in mixed])
-    np.testing.assert_allclose(found, alone, rtol=1e-6, atol=1e-6)
+    sizes = np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1)
+    np.testing.assert_allclose(found / sizes, alone / sizes, atol=1e-6, rtol=0)
     assert not found[-1].any()
     assert run(lowered, x=mixed[:0]).shape == (0, 6)
 
@@ -134,7 +135,7 @@ def test_branches_hold_their_blocks(x, weight, choice):
     inner = {attribute.name: attribute.g for attribute in lowered.graph.node[-1].attribute}
     assert all(kinds(branch).count("MatMulNBits") == 1 and len(branch.initializer) == 2 for branch in inner.values())
     expected = 3 * (x @ restored(weight)) if choice else np.zeros((5, 6))
-    close(run(lowered, x=x, choice=np.array(choice)), expected, 3 * x)
+    close(run(lowered, x=x, choice=np.array(choice)), expected)
 
 
 def test_large_tables_hold_blocks_of_each_row():
