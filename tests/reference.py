@@ -417,3 +417,27 @@ def saturation_exit(token_vectors, layers, threshold):
         if sum(x * y for x, y in zip(before, here, strict=True)) / norms >= threshold:
             return layer
     return layers[-1]
+
+
+def fixed_dimensional_encoding(tokens, planes, signs, is_query, fill_empty=True):
+    """MUVERA's vector of one text, unsketched. ``planes[r][i]`` is a normal, ``signs[r]`` rows of +-1 or None."""
+    encoding = []
+    for normals, matrix in zip(planes, signs, strict=True):
+        bits = [[dot(token, normal) > 0 for normal in normals] for token in tokens]
+        projected = [
+            token if matrix is None else [dot(row, token) / math.sqrt(len(matrix)) for row in matrix]
+            for token in tokens
+        ]
+        for bucket in range(2 ** len(normals)):
+            wanted = [bucket >> i & 1 == 1 for i in range(len(normals))]
+            inside = [vector for vector, own in zip(projected, bits, strict=True) if own == wanted]
+            if not inside and fill_empty and not is_query:
+                differing = [sum(a != b for a, b in zip(own, wanted, strict=True)) for own in bits]
+                inside = [projected[differing.index(min(differing))]]
+            total = [sum(column) for column in zip(*inside, strict=True)] or [0.0] * len(projected[0])
+            encoding += total if is_query or not inside else [x / len(inside) for x in total]
+    return encoding
+
+
+def maxsim(query, document):
+    return sum(max(dot(q, p) for p in document) for q in query)

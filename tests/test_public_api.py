@@ -61,6 +61,7 @@ EXPECTED = {
         "AttentionPooling",
         "BidirectionalTransformer",
         "ElasticTransformer",
+        "FixedDimensionalEncoder",
         "FoldedLatentAttentionPooling",
         "LatentAttentionPooling",
         "LayerAlignment",

@@ -15,6 +15,7 @@ GOLDEN_PATHS = {
     "AttentionPooling": "st_plugins.modules.attention_pooling.AttentionPooling",
     "BidirectionalTransformer": "st_plugins.modules.bidirectional_transformer.BidirectionalTransformer",
     "ElasticTransformer": "st_plugins.modules.elastic_transformer.ElasticTransformer",
+    "FixedDimensionalEncoder": "st_plugins.modules.fixed_dimensional_encoding.FixedDimensionalEncoder",
     "FoldedLatentAttentionPooling": ("st_plugins.modules.folded_latent_attention_pooling.FoldedLatentAttentionPooling"),
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",

@@ -6,6 +6,7 @@ The file names here are a file format: saved models name their classes as ``st_p
 from st_plugins.modules.attention_pooling import AttentionPooling
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer
 from st_plugins.modules.elastic_transformer import ElasticTransformer
+from st_plugins.modules.fixed_dimensional_encoding import FixedDimensionalEncoder
 from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.modules.layer_alignment import LayerAlignment
@@ -16,6 +17,7 @@ __all__ = [
     "AttentionPooling",
     "BidirectionalTransformer",
     "ElasticTransformer",
+    "FixedDimensionalEncoder",
     "FoldedLatentAttentionPooling",
     "LatentAttentionPooling",
     "LayerAlignment",
