@@ -25,9 +25,9 @@ from transformers import BertConfig, BertModel
 import st_plugins
 from st_plugins_export import OnnxEncoder, export_onnx
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from reliability.test_fuzz import FUZZERS
-from reliability.test_memory import growth, random_texts
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "reliability"))
+from test_fuzz import FUZZERS
+from test_memory import growth, random_texts
 
 ELSEWHERE = [
     (1, "ONNX against torch, any batch and length: 1e-5", "by every export; tests/export/test_exporter.py"),
