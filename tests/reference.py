@@ -441,3 +441,43 @@ def fixed_dimensional_encoding(tokens, planes, signs, is_query, fill_empty=True)
 
 def maxsim(query, document):
     return sum(max(dot(q, p) for p in document) for q in query)
+
+
+def sign(x):
+    return 1.0 if x >= 0 else -1.0
+
+
+def residual_binarization(vector, binarize, steps):
+    """BEBR's code of one vector. ``binarize`` is a (matrix, bias), ``steps`` pairs of reconstruction and residual."""
+
+    def affine(part, x):
+        return [value + shift for value, shift in zip(times(part[0], x), part[1], strict=True)]
+
+    unit = truncate(vector, len(vector))
+    code = [sign(x) for x in affine(binarize, unit)]
+    for step, (reconstruct, residual) in enumerate(steps):
+        back = affine(reconstruct, code)
+        left_over = [x - y for x, y in zip(unit, truncate(back, len(back)), strict=True)]
+        code = [x + sign(y) / 2 ** (step + 1) for x, y in zip(code, affine(residual, left_over), strict=True)]
+    return code
+
+
+def planes_of_bits(code, bits):
+    """Signs of each power of two, largest first, of odd integers up to 2^bits - 1."""
+    planes = []
+    for plane in range(bits):
+        weight = 2 ** (bits - 1 - plane)
+        planes.append([1 if x > 0 else -1 for x in code])
+        code = [x - weight * y for x, y in zip(code, planes[-1], strict=True)]
+    assert not any(code)
+    return planes
+
+
+def symmetric_distance(first, second, bits):
+    """BEBR's product of two codes of odd integers, by Hamming distances between planes."""
+    total = 0
+    for p, mine in enumerate(planes_of_bits(first, bits)):
+        for r, theirs in enumerate(planes_of_bits(second, bits)):
+            hamming = sum(x != y for x, y in zip(mine, theirs, strict=True))
+            total += 2 ** (bits - 1 - p) * 2 ** (bits - 1 - r) * (len(first) - 2 * hamming)
+    return total

@@ -7,6 +7,7 @@ import pytest
 PACKAGES = [
     "st_plugins",
     "st_plugins.bulk",
+    "st_plugins.compression",
     "st_plugins.evaluation",
     "st_plugins.exits",
     "st_plugins.losses",
@@ -21,6 +22,7 @@ EXPECTED = {
         "bake",
         "bidirectional",
         "bulk",
+        "compression",
         "elastic",
         "errors",
         "evaluation",
@@ -33,6 +35,7 @@ EXPECTED = {
         "training",
     ],
     "st_plugins.bulk": ["BulkEmbedder", "BulkReport", "EmbeddedTexts", "JobSettings", "embed_files"],
+    "st_plugins.compression": ["BitPlanes"],
     "st_plugins.evaluation": ["ElasticGridEvaluator", "MtebEncoder"],
     "st_plugins.exits": [
         "Certificate",
@@ -66,6 +69,7 @@ EXPECTED = {
         "LatentAttentionPooling",
         "LayerAlignment",
         "MultiLayerPooling",
+        "ResidualBinarization",
         "Truncation",
     ],
     "st_plugins.training": [
@@ -91,7 +95,7 @@ PUBLIC = [
     (package, name)
     for package in PACKAGES
     for name in EXPECTED[package]
-    if name not in ("bulk", "errors", "evaluation", "exits", "losses", "modules", "training")
+    if name not in ("bulk", "compression", "errors", "evaluation", "exits", "losses", "modules", "training")
 ]
 
 

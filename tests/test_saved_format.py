@@ -20,6 +20,7 @@ GOLDEN_PATHS = {
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
+    "ResidualBinarization": "st_plugins.modules.residual_binarization.ResidualBinarization",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }
 

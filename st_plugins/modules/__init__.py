@@ -11,6 +11,7 @@ from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAtten
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.modules.layer_alignment import LayerAlignment
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
+from st_plugins.modules.residual_binarization import ResidualBinarization
 from st_plugins.modules.truncation import Truncation
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "LatentAttentionPooling",
     "LayerAlignment",
     "MultiLayerPooling",
+    "ResidualBinarization",
     "Truncation",
 ]
