@@ -25,8 +25,8 @@ class ResidualBinarization(WeightedModule):
     need to know nothing of it; they are odd integers times one number, and
     :class:`~st_plugins.compression.BitPlanes` packs them into P * m / 8 bytes and gives the same cosines by counting
     bits. Use it as it is: W = U_i = V_i^T is a random rotation, each bit then halves the interval the coordinate may be
-    in, and nothing has to be trained. Or train it, at little cost because the encoder may stay frozen:
-    :func:`st_plugins.compression.train_binarization` on embeddings, or any loss of sentence-transformers. The gradient
+    in, and nothing has to be trained. Or train it, at little cost because the encoder may stay frozen, by any loss of
+    sentence-transformers; few pairs of one kind of text need not make it better on another. The gradient
     of a sign is 1 where |sqrt(m) x| <= 1, and 0 elsewhere.
 
     Args:
