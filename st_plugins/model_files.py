@@ -28,6 +28,9 @@ _SIZE_FOR_FREE = 2**16
 _SIZES_PER_DIMENSION = 8
 # sentence-transformers calls whatever method of the network is named.
 _METHOD = re.compile(r"forward|get_[a-z]+_features")
+# What it takes of the answer, and where it puts that.
+_METHOD_OUTPUTS = ("last_hidden_state", "pooler_output", "logits", "embeddings", "hidden_states")
+_MODULE_OUTPUTS = ("token_embeddings", "sentence_embedding", "scores", "causal_logits")
 # transformers fetches and runs an attention kernel of this name from the hub.
 _ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "experts_implementation")
 
@@ -184,6 +187,16 @@ def _check_methods(config: Any) -> None:
             raise UnsafeModelError(
                 f"A configuration may call forward or get_..._features of a network, got the method {value!r}. "
                 "Save the model again."
+            )
+        names = {"method_output_name": _METHOD_OUTPUTS, "module_output_name": _MODULE_OUTPUTS}.get(key)
+        parts = value if isinstance(value, list) and key == "method_output_name" else [value]
+        if names is not None and not all(part is None or type(part) is int or part in names for part in parts):
+            raise UnsafeModelError(
+                f"{key} must be one of {', '.join(sorted(names))}, got {value!r}. Save the model again."
+            )
+        if isinstance(value, dict) and value.get("method") == "forward" and value.get("method_output_name", "") is None:
+            raise UnsafeModelError(
+                "method_output_name must say what to take of forward, got null. Save the model again."
             )
 
 

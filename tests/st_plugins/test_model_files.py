@@ -107,3 +107,24 @@ def test_a_configuration_calls_nothing_of_a_network_but_what_embeds(tmp_path, me
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps(config))
     with pytest.raises(UnsafeModelError, match=r"may call forward or get_\.\.\._features of a network, got the method"):
         check_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"module_output_name": "oken_embeddings"},
+        {"module_output_name": []},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": False}}},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": "ast_hidden_state"}}},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": None}}},
+    ],
+    ids=str,
+)
+def test_outputs_are_known_ones(tmp_path, changed):
+    good = {"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", -1]}}}
+    good |= {"module_output_name": "token_embeddings"}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(good))
+    check_weights(tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({**good, **changed}))
+    with pytest.raises(UnsafeModelError, match=r"(module|method)_output_name must .* Save the model again"):
+        check_weights(tmp_path)
