@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from st_plugins.bidirectional_attention import bidirectional
     from st_plugins.elastic_model import bake, elastic
     from st_plugins.fingerprints import fingerprint
+    from st_plugins.index_upgrade import adapt_to_index
     from st_plugins.loading import load
     from st_plugins.nv_embed import from_nv_embed
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "adapt_to_index",
     "align_layers",
     "bake",
     "bidirectional",
@@ -38,6 +40,7 @@ __all__ = [
 
 # A function never shares its name with a file of this package: importing the file would hide the function.
 _HOME = {
+    "adapt_to_index": "st_plugins.index_upgrade",
     "align_layers": "st_plugins.alignment",
     "bake": "st_plugins.elastic_model",
     "bidirectional": "st_plugins.bidirectional_attention",

@@ -481,3 +481,25 @@ def symmetric_distance(first, second, bits):
             hamming = sum(x != y for x, y in zip(mine, theirs, strict=True))
             total += 2 ** (bits - 1 - p) * 2 ** (bits - 1 - r) * (len(first) - 2 * hamming)
     return total
+
+
+def rotation_of_the_plane(xs, ys, steps=3000):
+    """Of all rotations and reflections of the plane the one that brings ``xs`` nearest to ``ys``: tries them."""
+    best = None
+    for step in range(steps):
+        c, s = math.cos(2 * math.pi * step / steps), math.sin(2 * math.pi * step / steps)
+        for matrix in ([[c, -s], [s, c]], [[c, s], [s, -c]]):
+            turned = [times(matrix, x) for x in xs]
+            error = sum((a - b) ** 2 for x, y in zip(turned, ys, strict=True) for a, b in zip(x, y, strict=True))
+            if best is None or error < best[0]:
+                best = error, matrix
+    return best[1]
+
+
+def residual_map(embedding, weights):
+    """W e + b + V gelu(U e + c), of unit length; ``weights`` by the names of the module's parameters."""
+    hidden = [x + c for x, c in zip(times(weights["expand.weight"], embedding), weights["expand.bias"], strict=True)]
+    hidden = [h * (1 + math.erf(h / math.sqrt(2))) / 2 for h in hidden]
+    line = [x + b for x, b in zip(times(weights["line.weight"], embedding), weights["line.bias"], strict=True)]
+    mapped = [x + y for x, y in zip(line, times(weights["contract.weight"], hidden), strict=True)]
+    return [x / math.sqrt(dot(mapped, mapped)) for x in mapped]

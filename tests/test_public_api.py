@@ -18,6 +18,7 @@ PACKAGES = [
 ]
 EXPECTED = {
     "st_plugins": [
+        "adapt_to_index",
         "align_layers",
         "bake",
         "bidirectional",
@@ -36,7 +37,7 @@ EXPECTED = {
     ],
     "st_plugins.bulk": ["BulkEmbedder", "BulkReport", "EmbeddedTexts", "JobSettings", "embed_files"],
     "st_plugins.compression": ["BitPlanes"],
-    "st_plugins.evaluation": ["ElasticGridEvaluator", "MtebEncoder"],
+    "st_plugins.evaluation": ["CompatibilityEvaluator", "ElasticGridEvaluator", "MtebEncoder"],
     "st_plugins.exits": [
         "Certificate",
         "Drift",
@@ -70,6 +71,7 @@ EXPECTED = {
         "LayerAlignment",
         "MultiLayerPooling",
         "ResidualBinarization",
+        "ResidualMap",
         "Truncation",
     ],
     "st_plugins.training": [

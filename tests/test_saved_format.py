@@ -21,6 +21,7 @@ GOLDEN_PATHS = {
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
     "ResidualBinarization": "st_plugins.modules.residual_binarization.ResidualBinarization",
+    "ResidualMap": "st_plugins.modules.residual_map.ResidualMap",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }
 

@@ -26,13 +26,14 @@ from st_plugins.modules import (
     LatentAttentionPooling,
     LayerAlignment,
     MultiLayerPooling,
+    ResidualMap,
     Truncation,
 )
 from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large, too_large_to_lower
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
-_BEHIND_POOLING = (Dense, LayerNorm, Dropout, Normalize)
+_BEHIND_POOLING = (Dense, LayerNorm, Dropout, Normalize, ResidualMap)
 _LATER_MODULES = (*_POOLINGS, WeightedLayerPooling, WordWeights, *_BEHIND_POOLING)
 # Why others of sentence-transformers cannot be a graph that turns tokens of tokenizer.json into vectors.
 _REASONS = {

@@ -65,8 +65,13 @@ def at_size(
         return _cut(clock.encode(model, depth, inputs, arguments), dim)
 
     sized.__dict__["encode"] = encode
-    sized.__dict__["model_card_data"] = _NoCard()
-    return sized
+    return without_card(sized)
+
+
+def without_card(model: SentenceTransformer) -> SentenceTransformer:
+    """The same object, which evaluators tell their metrics in vain: they are not the model's as a whole."""
+    model.__dict__["model_card_data"] = _NoCard()
+    return model
 
 
 class _NoCard:

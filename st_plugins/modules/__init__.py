@@ -12,6 +12,7 @@ from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.modules.layer_alignment import LayerAlignment
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
 from st_plugins.modules.residual_binarization import ResidualBinarization
+from st_plugins.modules.residual_map import ResidualMap
 from st_plugins.modules.truncation import Truncation
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "LayerAlignment",
     "MultiLayerPooling",
     "ResidualBinarization",
+    "ResidualMap",
     "Truncation",
 ]

@@ -14,7 +14,7 @@ import st_plugins
 from conftest import WORDS
 from st_plugins.errors import ExportError
 from st_plugins.exits import ExitPolicy
-from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling
+from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling, ResidualMap
 from st_plugins_export import OnnxEncoder, export_onnx
 
 POOLINGS = {
@@ -161,3 +161,12 @@ def test_texts_that_leave_early_are_mapped_by_their_layer(tmp_path, texts):
     assert left.tolist() == layers
     expected = [model.encode(text, layer=layer) for text, layer in zip(texts, layers, strict=True)]
     assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_residual_map_behind_a_model(tmp_path, texts):
+    plain = masking_cases.build(tmp_path / "model")
+    residual = ResidualMap(32, 24, hidden_dimension=16)
+    torch.nn.init.normal_(residual.contract.weight)
+    model = SentenceTransformer(modules=[*plain.children(), residual], device="cpu").eval()
+    export_onnx(model, tmp_path / "out", show_progress=False)
+    assert_same_vectors(model, tmp_path / "out", texts)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import st_plugins
-from langchain_st_plugins import ElasticEmbeddings
+from langchain_st_plugins import ElasticEmbeddings, ElasticVectorStore
 from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
-from st_plugins.errors import ExitError, InputError, UntrainedSizeError
+from st_plugins.errors import ExitError, IndexMismatchError, InputError, UntrainedSizeError
 from st_plugins.exits import ExitPolicy, Saturation
 from st_plugins_export import OnnxEncoder, export_onnx
 from toy_encoder import ToyEncoder
@@ -130,3 +130,19 @@ def test_one_query_at_deeper_and_deeper_layers(leaving, texts):
         TypeError, match=r"encode_progressive needs a SentenceTransformer, got ToyEncoder, .* Call encode"
     ):
         other.encode_progressive(texts[0], [2])
+
+
+def test_an_adapted_model_searches_the_store_of_the_old_one(model, tmp_path):
+    documents = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("cat", "the dog ran")]
+    old, new = (st_plugins.bake(model, layer=layer) for layer in (2, 4))
+    store = ElasticVectorStore.from_texts(documents, ElasticEmbeddings(encoder=old))
+    store.save_local(tmp_path / "store")
+    adapted = ElasticEmbeddings(encoder=st_plugins.adapt_to_index(new, store.index.state.vectors, documents))
+    with pytest.raises(IndexMismatchError, match="fingerprint: index="):
+        ElasticVectorStore.load_local(tmp_path / "store", adapted)
+    with pytest.warns(UserWarning, match="fingerprint: index="):
+        opened = ElasticVectorStore.load_local(tmp_path / "store", adapted, on_mismatch="warn")
+    found = [text in [d.page_content for d in opened.similarity_search(text, 3)] for text in documents]
+    missed = new.encode_query(documents) @ store.index.state.vectors[: len(documents)].T
+    without = [row in np.argsort(-scores)[:3] for row, scores in enumerate(missed)]
+    assert np.mean(found) > 0.9 > np.mean(without)

@@ -5,8 +5,9 @@ from sentence_transformers import SentenceTransformer
 
 import st_plugins
 from conftest import WORDS
-from st_plugins.alignment import RIDGES, align_layers
+from st_plugins.alignment import align_layers
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError, UntrainedSizeError
+from st_plugins.linear_maps import RIDGES
 from st_plugins.modules import LayerAlignment
 
 TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
