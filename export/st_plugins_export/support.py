@@ -33,7 +33,7 @@ from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large,
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
-_BEHIND_POOLING = (Dense, LayerNorm, Dropout, Normalize, ResidualMap)
+_BEHIND_POOLING = (Dense, ResidualMap, LayerNorm, Dropout, Normalize)
 _LATER_MODULES = (*_POOLINGS, WeightedLayerPooling, WordWeights, *_BEHIND_POOLING)
 # Why others of sentence-transformers cannot be a graph that turns tokens of tokenizer.json into vectors.
 _REASONS = {
