@@ -115,7 +115,9 @@ def test_texts_of_which_the_tokenizer_knows_nothing(tmp_path):
 
 
 def test_a_pooling_behind_it_is_refused(tmp_path):
-    with pytest.raises(UnsupportedModelError, match="must be Dense, LayerNorm, Dropout, Normalize, got Pooling"):
+    with pytest.raises(
+        UnsupportedModelError, match="must be Dense, ResidualMap, LayerNorm, Dropout, Normalize, got Pooling"
+    ):
         export_onnx(static(Pooling(8)), tmp_path / "out")
 
 
