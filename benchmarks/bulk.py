@@ -104,7 +104,7 @@ def fastembed(folder: Path, texts: list[str]) -> None:
 
     TextEmbedding.add_custom_model(
         model="minilm", pooling=PoolingType.DISABLED, normalization=False, sources=ModelSource(hf="minilm"), dim=384,
-        model_file="onnx/model.onnx",
+        model_file="onnx/model.onnx", output_name="sentence_embedding",
     )  # fmt: skip
     list(TextEmbedding("minilm", specific_model_path=str(folder)).embed(texts, parallel=2))
 

@@ -1,4 +1,7 @@
-"""Bytes a document against nDCG@10: bits, int8 and cut vectors. Some minutes; needs ``ST_PLUGINS_DATA``."""
+"""Bytes a document against nDCG@10: bits, int8 and cut vectors. Half an hour, nearly all of it embedding.
+
+It needs ``ST_PLUGINS_DATA``. With a folder as its argument it draws a picture for each set.
+"""
 
 import sys
 
@@ -10,7 +13,8 @@ from sentence_transformers.util import quantize_embeddings
 from torch import from_numpy, no_grad
 
 from public_sets import Retrieval, require_folder, retrieval_sets
-from st_plugins.bit_planes import BitPlanes
+from size_scores import ndcg_at_10, ndcg_of_rows
+from st_plugins.compression import BitPlanes
 from st_plugins.figures import new_figure, save_figure
 from st_plugins.modules import ResidualBinarization
 
@@ -24,7 +28,7 @@ def main() -> None:
         queries, documents = model.encode(task.questions), model.encode(task.documents)
         points = measure(task, queries, documents)
         full = points[0][2]
-        print(f"\n{name}: {full:.4f} in float32\n\n| | bytes | of float |\n|---|---|---|")
+        print(f"\n{name}: {full:.2f} % in float32\n\n| | bytes | of float |\n|---|---|---|")
         for method, size, score in points:
             print(f"| {method} | {size} | {score / full:.3f} |")
         if len(sys.argv) > 1:
@@ -35,12 +39,14 @@ def measure(task: Retrieval, queries: NDArray, documents: NDArray) -> list[tuple
     """Method, bytes a document, nDCG@10."""
 
     def score(asked: NDArray, found: NDArray) -> float:
-        return ndcg(task, np.argsort(-(asked @ found.T), axis=1, kind="stable")[:, :K])
+        return ndcg_of_rows(np.argsort(-(asked @ found.T), axis=1, kind="stable")[:, :K].tolist(), task.relevant)
 
     width = documents.shape[1]
     points = [("float32", 4 * width, score(queries, documents))]
     for dim in (width // 2, width // 4, width // 8, width // 16):
-        points.append((f"first {dim} dims", 4 * dim, score(cut(queries, dim), cut(documents, dim))))
+        points.append(
+            (f"first {dim} dims", 4 * dim, ndcg_at_10(from_numpy(queries), from_numpy(documents), task.relevant, dim))
+        )
     ranges = np.stack([documents.min(axis=0), documents.max(axis=0)])
     steps = (ranges[1] - ranges[0]) / 255
     eight = quantize_embeddings(documents, "int8", ranges=ranges).astype(np.float32)
@@ -55,7 +61,9 @@ def measure(task: Retrieval, queries: NDArray, documents: NDArray) -> list[tuple
             ("", BitPlanes.of(codes(queries, bits, "document"), bits=bits)),
             (", float queries", codes(queries, bits, "query")),
         ):
-            points.append((f"BEBR, bits: {bits}{kind}", size, ndcg(task, index.search(asked, k=K)[1])))
+            points.append(
+                (f"BEBR, bits: {bits}{kind}", size, ndcg_of_rows(index.search(asked, k=K)[1].tolist(), task.relevant))
+            )
     return points
 
 
@@ -63,19 +71,6 @@ def codes(vectors: NDArray, bits: int, task: str) -> NDArray:
     module = ResidualBinarization(vectors.shape[1], bits=bits, float_queries=True)
     with no_grad():
         return module({"sentence_embedding": from_numpy(vectors)}, task=task)["sentence_embedding"].numpy()
-
-
-def cut(vectors: NDArray, dim: int) -> NDArray:
-    return vectors[:, :dim] / np.linalg.norm(vectors[:, :dim], axis=1, keepdims=True)
-
-
-def ndcg(task: Retrieval, found: NDArray) -> float:
-    discounts = 1 / np.log2(np.arange(K) + 2)
-    scores = [
-        sum(discounts[place] for place, row in enumerate(rows) if row in right) / discounts[: len(right)].sum()
-        for rows, right in zip(found.tolist(), task.relevant, strict=True)
-    ]
-    return float(np.mean(scores))
 
 
 def draw(points: list[tuple[str, int, float]], file: str) -> None:

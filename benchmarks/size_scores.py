@@ -39,9 +39,14 @@ def spearman(first: Tensor, second: Tensor, scores: list[float], dim: int) -> fl
 def ndcg_at_10(questions: Tensor, documents: Tensor, relevant: list[set[int]], dim: int) -> float:
     """Mean nDCG@10 in percent with binary relevance; (Q, D) against (N, D), cut to ``dim``."""
     scores = normalize(questions[:, :dim], dim=1) @ normalize(documents[:, :dim], dim=1).T
+    return ndcg_of_rows(scores.topk(10).indices.tolist(), relevant)
+
+
+def ndcg_of_rows(found: list[list[int]], relevant: list[set[int]]) -> float:
+    """Mean nDCG@10 in percent of the ten documents that were found for each question, the best first."""
     gains = 1 / torch.log2(torch.arange(10) + 2.0)
     total = 0.0
-    for best, right in zip(scores.topk(10).indices.tolist(), relevant, strict=True):
+    for best, right in zip(found, relevant, strict=True):
         hits = torch.tensor([float(document in right) for document in best])
         total += float((hits * gains).sum() / gains[: len(right)].sum())
     return 100 * total / len(relevant)

@@ -41,11 +41,8 @@ def open_encoder(
         >>> open_encoder("minilm-onnx").sizes
         ((6, 384), (3, 128))
     """
-    is_export = (Path(model) / _MANIFEST).is_file()
-    if backend == "auto":
-        backend = "onnx" if is_export else "torch"
-    if backend == "onnx":
-        if not is_export:
+    if backend_of(model, backend) == "onnx":
+        if not _is_export(model):
             raise UnsupportedModelError(
                 f'backend="onnx" needs a folder that st_plugins_export.export_onnx wrote, but {model!r} has no '
                 f'{_MANIFEST}. Export the model first, or use backend="torch".'
@@ -62,3 +59,19 @@ def open_encoder(
     if threads is not None:
         import_module("torch").set_num_threads(threads)
     return st_plugins.load(model, device=device)
+
+
+def backend_of(model: str, backend: Backend) -> Backend:
+    """What "auto" means for a folder or hub id; "torch" and "onnx" mean themselves.
+
+    Example:
+        >>> backend_of("minilm-onnx", "auto"), backend_of("minilm-elastic", "auto")
+        ('onnx', 'torch')
+    """
+    if backend != "auto":
+        return backend
+    return "onnx" if _is_export(model) else "torch"
+
+
+def _is_export(model: str) -> bool:
+    return (Path(model) / _MANIFEST).is_file()

@@ -42,7 +42,7 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         backend: For ``model``: "auto" runs a folder that ``st_plugins_export`` wrote with ONNX Runtime, and all else
             with torch.
         batch_size: Texts per batch; None leaves it to the encoder.
-        device: Where ``model`` is put, with torch; None leaves it to sentence-transformers.
+        device: Where ``model`` runs, like "cuda"; None leaves it to the backend.
         threads: Threads that ``model`` may use; None leaves it to the backend. In torch a setting of the whole process.
         show_progress: Show a bar while documents are embedded. Queries never show one.
         allow_untrained: Also run sizes the model was not trained for; without it an elastic model refuses them.

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class BulkEmbedder:
         self._batches_itself = hasattr(self._encoder, "exit_fingerprints")  # an OnnxEncoder does, on all cores
         self.dim = self._encode([_PROBE]).shape[1]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all that changes a vector of this job; a model and its float32 export share it."""
         import st_plugins  # here, because it imports torch, which an export does without

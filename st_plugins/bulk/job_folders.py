@@ -35,7 +35,7 @@ class BulkReport:
 
     Example:
         >>> print(BulkReport(Path("vectors"), "9f" * 32, 384, (), resumed=0))
-        0 rows in 0 parts (0 were there already), 384 dimensions
+        0 rows, parts: 0 (0 were there already), 384 dimensions
         0 without a vector, 0 cut to the model's length
         vectors, fingerprint 9f9f9f9f9f9f9f9f
     """
@@ -63,7 +63,7 @@ class BulkReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.rows} rows in {len(self.parts)} parts ({self.resumed} were there already), {self.dim} dimensions\n"
+            f"{self.rows} rows, parts: {len(self.parts)} ({self.resumed} were there already), {self.dim} dimensions\n"
             f"{self.errors} without a vector, {self.truncated} cut to the model's length\n"
             f"{self.folder}, fingerprint {self.fingerprint[:16]}"
         )

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from st_plugins.backends import backend_of
 from st_plugins.bulk.embedder import BulkEmbedder
 from st_plugins.bulk.parts import Columns, PartSummary, embed_shard
 from st_plugins.bulk.settings import JobSettings
@@ -64,7 +65,7 @@ def embed_with_ray(
         columns: Of the input.
         output: A folder every machine sees under this path, as it must see the input and the model.
         settings: The model; with ``threads=None`` a worker on a CPU has one.
-        workers: Processes; None for one per GPU, or else one per core.
+        workers: Processes; None for one per GPU, or else one per core. An export runs on GPUs if ``device`` says so.
 
     Raises:
         MissingExtraError: If Ray is not installed.
@@ -75,6 +76,8 @@ def embed_with_ray(
         count, resources = _shares(ray.cluster_resources(), workers, settings)
         if "num_gpus" not in resources and settings.threads is None:
             settings = replace(settings, threads=1)  # workers that share cores must not wait for each other's threads
+        if Path(settings.model).is_dir():  # workers may be started elsewhere
+            settings = replace(settings, model=str(Path(settings.model).resolve()))
         found = {_line(shard): shard for shard in shards}
         waiting = ray.data.from_items([{"shard": line} for line in found], override_num_blocks=len(found))
         running = waiting.map_batches(
@@ -119,7 +122,9 @@ def _shares(cluster: dict[str, float], workers: int | None, settings: JobSetting
     (https://github.com/ray-project/ray/issues/44687).
     """
     gpus, cores = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
-    if gpus and (settings.device or "cuda").startswith("cuda"):
+    # Without a device torch takes a GPU where there is one, and an export the CPU.
+    device = settings.device or ("cuda" if backend_of(settings.model, settings.backend) == "torch" else "cpu")
+    if gpus and device.startswith("cuda"):
         return workers or gpus, {"num_gpus": min(1.0, gpus / (workers or gpus)), "num_cpus": 0.5}
     if cores < 1:
         raise BulkError(f"The Ray cluster must have a core for a worker, got {cluster}.")

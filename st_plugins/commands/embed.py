@@ -8,14 +8,14 @@ import typer
 
 from st_plugins.bulk.settings import JobSettings
 
-_EXAMPLES = """
+# Lines behind a backspace stay as they are; others are wrapped anew.
+HELP = """
 Embed every row of some files. Stopped or killed, the same command goes on where it was.
 
+\b
 Examples:
-
   st-plugins embed texts/ vectors/ --model minilm-onnx
-
-  st-plugins embed 'docs/*.jsonl' vectors/ --model minilm-elastic --text body --id key --layer 3 --dim 128
+  st-plugins embed 'docs/*.jsonl' vectors/ --model minilm-elastic --text body --layer 3
 """
 
 
@@ -34,7 +34,7 @@ def embed_command(
     backend: Annotated[
         Literal["auto", "torch", "onnx"], typer.Option(help="What runs the model; auto looks at the folder.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="Of an ONNX export: fp32, fp16, int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of an ONNX export: fp32, fp16, int8, int8-blockwise.")] = "fp32",
     device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one worker.")] = None,
     shard_rows: Annotated[int, typer.Option(help="Rows that are done or not done together.")] = 100_000,
@@ -44,7 +44,7 @@ def embed_command(
     workers: Annotated[int | None, typer.Option(help="Of Ray; left out, one per GPU, or else per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no bar.")] = False,
 ) -> None:
-    """See ``_EXAMPLES``, which --help prints."""
+    """What ``st-plugins embed`` does with its arguments; :data:`HELP` describes it."""
     from st_plugins.bulk import embed_files  # only now: --help needs none of it
 
     settings = JobSettings(
@@ -73,6 +73,3 @@ def embed_command(
         typer.echo(json.dumps({**dataclasses.asdict(report), "folder": str(report.folder)}))
     else:
         typer.echo(str(report))
-
-
-embed_command.__doc__ = _EXAMPLES

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 import st_plugins
-from st_plugins.commands.embed import embed_command
+from st_plugins.commands.embed import HELP, embed_command
 from st_plugins.errors import StPluginsError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("embed")(embed_command)
+app.command("embed", help=HELP)(embed_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         int: 0, 1 if something was refused or could not be written, 2 if the arguments are wrong, 130 after Ctrl-C.
     """
     try:
-        app(args=None if arguments is None else list(arguments))
+        app(args=None if arguments is None else list(arguments), prog_name="st-plugins")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except (StPluginsError, OSError) as error:

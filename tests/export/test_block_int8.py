@@ -1,25 +1,15 @@
 """Int8 weights by blocks: against loops, against ONNX Runtime's own quantizer, in branches, whatever the batch."""
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto
 
+from graph_cases import kinds, parse, run
 from st_plugins_export.block_int8 import BLOCK, quantized_blocks, to_block_int8
 
-
-def parse(body, *, inputs="float[N, 40] x", outputs="float[N, K] y", opset=17, **weights):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g ({inputs}) => ({outputs}) {{{body}}}')
-    for name, array in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
-    return model
-
-
-def run(model, **inputs):
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
+# Two blocks, of which one is not full.
+WIDE = "float[N, 40] x"
 
 
 def restored(weight):
@@ -31,10 +21,6 @@ def restored(weight):
             step = max(abs(float(number)) for number in block) / 127 or 1.0
             result[start : start + BLOCK, column] = [round(float(number) / step) * step for number in block]
     return result
-
-
-def kinds(graph):
-    return [node.op_type for node in graph.node]
 
 
 @pytest.fixture
@@ -66,7 +52,7 @@ def test_blocks_by_hand():
 
 @pytest.mark.parametrize("opset", [17, 20])
 def test_a_product_is_that_of_restored_weights(x, weight, opset):
-    model = parse("y = MatMul(x, w)", w=weight, opset=opset)
+    model = parse("y = MatMul(x, w)", inputs=WIDE, w=weight, opset=opset)
     before = model.SerializeToString()
     lowered = to_block_int8(model)
     assert model.SerializeToString() == before
@@ -95,7 +81,7 @@ def test_weights_are_those_of_onnx_runtime_s_quantizer_to_a_step(weight):
 def test_bias_rank_and_transposed_weights(x, weight):
     bias = np.float32([1, -2, 3, 0, 5, 9])
     expected = x @ restored(weight) + bias
-    close(run(to_block_int8(parse("y = Gemm<transB=1>(x, w, b)", w=weight.T, b=bias)), x=x), expected)
+    close(run(to_block_int8(parse("y = Gemm<transB=1>(x, w, b)", inputs=WIDE, w=weight.T, b=bias)), x=x), expected)
     padded = parse(
         "p = MatMul(x, w) y = Add(p, b)", inputs="float[B, T, 40] x", outputs="float[B, T, 6] y", w=weight, b=bias
     )
@@ -103,7 +89,7 @@ def test_bias_rank_and_transposed_weights(x, weight):
 
 
 def test_no_row_depends_on_another_and_zeros_stay_zeros(x, weight):
-    lowered = to_block_int8(parse("y = MatMul(x, w)", w=weight))
+    lowered = to_block_int8(parse("y = MatMul(x, w)", inputs=WIDE, w=weight))
     mixed = np.concatenate([x, 1e6 * x, np.zeros((1, 40), np.float32)])
     found = run(lowered, x=mixed)
     alone = np.concatenate([run(lowered, x=row[None]) for row in mixed])

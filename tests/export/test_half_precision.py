@@ -2,26 +2,16 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto, numpy_helper
 
+from graph_cases import parse, run
 from st_plugins_export.half_precision import to_half
-
-
-def parse(body, *, inputs="float[N, 4] x", outputs="float[N, K] y"):
-    return parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g ({inputs}) => ({outputs}) {{{body}}}')
 
 
 def with_weight(model, name, array):
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
     return model
-
-
-def run(model, **inputs):
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
 
 
 def kinds(model):

@@ -1,28 +1,11 @@
 """Int8 products with a scale for each token: against loops, by hand, in branches, and never saturated."""
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto
 
+from graph_cases import kinds, parse, run
 from st_plugins_export.row_int8 import quantized_columns, to_row_int8
-from st_plugins_export.sessions import EXACT_SUMS
-
-
-def parse(body, *, inputs="float[N, 4] x", outputs="float[N, K] y", opset=17, **weights):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g ({inputs}) => ({outputs}) {{{body}}}')
-    for name, array in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
-    return model
-
-
-def run(model, **inputs):
-    onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*EXACT_SUMS)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
 
 
 def product_by_loops(x, weight, smoothing):
@@ -36,10 +19,6 @@ def product_by_loops(x, weight, smoothing):
             total = sum(round(float(a / r)) * round(float(b / c)) for a, b in zip(row, column, strict=True))
             result[i, j] = r * c * total
     return result
-
-
-def kinds(graph):
-    return [node.op_type for node in graph.node]
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_nan_is_refused_everywhere_and_the_text_is_named(spoiled, backend):
 def test_the_table_of_the_readme_has_these_rows():
     table = README.read_text().split("## Texts that are none")[1].split("\n## ")[0]
     for row in ("empty or blank", "lone surrogate", "NUL", "longer than the limit", "NaN", "no text"):
-        assert f"| {row}" in table or row in table
+        assert row in table
 
 
 @pytest.mark.slow

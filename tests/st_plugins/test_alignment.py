@@ -8,7 +8,7 @@ from conftest import WORDS
 from st_plugins.alignment import align_layers
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.linear_maps import RIDGES
-from st_plugins.modules import LayerAlignment
+from st_plugins.modules import LayerAlignment, Truncation
 
 TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
 
@@ -136,3 +136,14 @@ def test_bad_input_is_refused(model, plain):
     bare = st_plugins.elastic(SentenceTransformer(modules=list(plain.children())[:2], device="cpu"))
     with pytest.raises(UnsupportedModelError, match="must have unit length to align others to them, one has"):
         align_layers(bare, TEXTS)
+
+
+def test_a_model_that_is_cut_for_good_is_mapped_behind_the_cut(plain):
+    short = SentenceTransformer(modules=[*list(st_plugins.elastic(plain))[:-1], Truncation(8)], device="cpu")
+    aligned = align_layers(short, TEXTS)
+    assert [type(module).__name__ for module in aligned][-2:] == ["Truncation", "LayerAlignment"]
+    np.testing.assert_allclose(aligned.encode(TEXTS), short.encode(TEXTS), atol=1e-6)
+    shallow = aligned.encode(TEXTS, layer=1)
+    assert shallow.shape == (len(TEXTS), 8)
+    before, deep = short.encode(TEXTS, layer=1, allow_untrained=True), short.encode(TEXTS)
+    assert ((shallow - deep) ** 2).sum() < ((before - deep) ** 2).sum()

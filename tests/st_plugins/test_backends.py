@@ -1,6 +1,6 @@
 import pytest
 
-from st_plugins.backends import open_encoder
+from st_plugins.backends import backend_of, open_encoder
 from st_plugins.errors import PrecisionError, ProviderError, UnsupportedModelError
 from st_plugins_export import export_onnx
 
@@ -25,3 +25,9 @@ def test_a_folder_is_opened_as_what_it_is(model, tmp_path):
         open_encoder(str(tmp_path / "onnx"), precision="int8")
     with pytest.raises(ProviderError, match="cuda"):
         open_encoder(str(tmp_path / "onnx"), device="cuda")
+
+
+def test_auto_means_what_the_folder_is(tmp_path):
+    assert backend_of(str(tmp_path), "auto") == "torch"
+    (tmp_path / "manifest.json").touch()
+    assert [backend_of(str(tmp_path), backend) for backend in ("auto", "onnx", "torch")] == ["onnx", "onnx", "torch"]

@@ -131,3 +131,9 @@ def test_the_fingerprint_is_that_of_the_vectors(model, tmp_path):
     assert of_torch == [fingerprint("onnx", **options) for options in same]
     assert len({*of_torch, fingerprint("onnx", precision="fp16")}) == 5
     assert fingerprint("torch", threads=1, token_budget=7) == of_torch[0]
+
+
+def test_the_fingerprint_is_computed_once(embedder, monkeypatch):
+    before = embedder.fingerprint
+    monkeypatch.setattr(embedder, "_encoder", None)  # it hashes every weight: not for each shard again
+    assert embedder.fingerprint == before

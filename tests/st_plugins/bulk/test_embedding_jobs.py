@@ -14,6 +14,7 @@ import pytest
 from st_plugins.bulk import embed_files, embedding_jobs
 from st_plugins.bulk.parts import embed_shard
 from st_plugins.errors import BulkError, SizeError
+from st_plugins_export import export_onnx
 from tests.st_plugins.bulk.conftest import TEXTS
 
 ROOT = Path(__file__).parents[3]
@@ -113,6 +114,17 @@ def test_the_engine_is_named_and_chosen_by_rows(source, settings, tmp_path, monk
 def test_the_bar_counts_rows(source, settings, tmp_path, capsys):
     embed_files(source / "a.jsonl", tmp_path / "out", settings, shard_rows=2)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_an_export_is_embedded_without_torch(source, model, tmp_path):
+    export_onnx(model, tmp_path / "onnx", show_progress=False)
+    code = (
+        f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'export')]!r}; from st_plugins.bulk import *; "
+        f"r = embed_files({str(source)!r}, {str(tmp_path / 'out')!r}, JobSettings({str(tmp_path / 'onnx')!r}), "
+        "show_progress=False); print(r.rows, 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["6", "False"]
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_the_report_counts(output):
     report = BulkReport(output, "f" * 64, 16, (part, part), resumed=1)
     assert (report.rows, report.errors, report.truncated) == (10, 4, 2)
     assert str(report).splitlines()[:2] == [
-        "10 rows in 2 parts (1 were there already), 16 dimensions", "4 without a vector, 2 cut to the model's length",
+        "10 rows, parts: 2 (1 were there already), 16 dimensions", "4 without a vector, 2 cut to the model's length",
     ]  # fmt: skip
     write_manifest(report)
     manifest = json.loads((output / "_manifest.json").read_text())

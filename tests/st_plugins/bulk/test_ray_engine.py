@@ -46,6 +46,13 @@ def test_workers_leave_a_core_to_ray(cluster, workers, device, expected):
     assert count * resources["num_cpus"] <= max(cluster["CPU"] - 1, 0.5)
 
 
+def test_an_export_asks_for_gpus_only_if_it_shall_run_on_them(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    cluster = {"CPU": 64, "GPU": 4}
+    assert ray_engine._shares(cluster, 8, JobSettings(str(tmp_path)))[1] == {"num_cpus": 1.0}
+    assert ray_engine._shares(cluster, 4, JobSettings(str(tmp_path), device="cuda"))[1]["num_gpus"] == 1.0
+
+
 def test_a_cluster_without_cores_is_refused():
     with pytest.raises(BulkError, match=r"The Ray cluster must have a core for a worker, got \{'CPU': 0\}"):
         ray_engine._shares({"CPU": 0}, None, JobSettings("m"))
@@ -87,7 +94,9 @@ def many(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 class TestOnRay:
-    def test_it_does_what_one_process_does(self, many, settings, tmp_path):
+    def test_it_does_what_one_process_does(self, many, settings, tmp_path, monkeypatch):
+        monkeypatch.chdir(Path(settings.model).parent)
+        settings = replace(settings, model=Path(settings.model).name)  # a path from here, which workers need not share
         here = embed_files(many, tmp_path / "here", settings, shard_rows=1000, engine="local", show_progress=False)
         there = embed_files(many, tmp_path / "there", settings, shard_rows=1000, engine="ray", show_progress=False)
         assert [part.content for part in here.parts] == [part.content for part in there.parts]

@@ -25,7 +25,7 @@ def test_files_become_parquet(folder, capsys):
     ]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith("3 rows in 1 parts (0 were there already), 16 dimensions\n1 without a vector, 0 cut")
+    assert shown.out.startswith("3 rows, parts: 1 (0 were there already), 16 dimensions\n1 without a vector, 0 cut")
     assert "3/3" in shown.err
     assert main([*arguments, "--json"]) == 0
     shown = capsys.readouterr()
@@ -65,4 +65,6 @@ def test_every_option_reaches_the_job(folder, monkeypatch):
 
 def test_help_has_examples(capsys):
     assert main(["embed", "--help"]) == 0
-    assert "st-plugins embed texts/ vectors/ --model minilm-onnx" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: st-plugins embed ")
+    assert "\n    st-plugins embed 'docs/*.jsonl' vectors/ --model minilm-elastic --text body --layer 3\n" in shown
