@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_plugins import bulk, compression, errors, evaluation, exits, losses, modules, training
+    from st_plugins import bulk, compression, errors, evaluation, exits, losses, modules, multi_vector, training
     from st_plugins.alignment import align_layers
     from st_plugins.bidirectional_attention import bidirectional
     from st_plugins.elastic_model import bake, elastic
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "losses",
     "modules",
+    "multi_vector",
     "training",
 ]
 
