@@ -7,7 +7,7 @@ import numpy as np
 
 from st_plugins.errors import SizeError
 from st_plugins.multi_vector.token_rows import ranked, token_arrays
-from st_plugins.multi_vector.vector_index import ExactIndex, VectorIndex
+from st_plugins.multi_vector.vector_index import ExactIndex, VectorIndex, checked_empty
 
 
 class TokenRetrieval:
@@ -21,8 +21,8 @@ class TokenRetrieval:
 
     What was not retrieved is at most m_i, so f is at least MaxSim / n, and equal to it where k' covers all tokens. The
     smaller k', the more documents that were hardly retrieved gain. Models not trained for it (``XTRScores`` in
-    sentence-transformers' losses) need a large k': in the paper's comparison T5-ColBERT loses ten points of MRR by it.
-    Only scores of one query can be compared.
+    sentence-transformers' losses) need a large k': scored like this, the paper's T5-ColBERT stays ten points of MRR@10
+    below XTR. Only scores of one query can be compared.
 
     ``impute=False`` is the score of that training instead, over the retrieved tokens alone and divided by Z, the
     number of query tokens that retrieved any of D: the sum of s_i over those, by Z.
@@ -35,7 +35,8 @@ class TokenRetrieval:
 
     Raises:
         ShapeError: If embeddings have different widths.
-        InputError: If a text has no tokens, or numbers that are not finite; or if there are no documents.
+        InputError: If a text has no tokens, or numbers that are not finite.
+        IndexMismatchError: If the index is not empty.
 
     References:
         Lee et al., *Rethinking the Role of Token Retrieval in Multi-Vector Retrieval*,
@@ -51,7 +52,7 @@ class TokenRetrieval:
         arrays = token_arrays(documents)
         self._owners = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])  # (tokens,)
         self._width = arrays[0].shape[1] if arrays else 0
-        self.index = ExactIndex(self._width) if index is None else index
+        self.index = ExactIndex(self._width) if index is None else checked_empty(index)
         if arrays:
             self.index.add(np.concatenate(arrays).astype(np.float32, copy=False))
 

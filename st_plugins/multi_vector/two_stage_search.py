@@ -10,14 +10,15 @@ from st_plugins.errors import SizeError
 from st_plugins.modules import FixedDimensionalEncoder
 from st_plugins.multi_vector.ball_carving import carve_balls
 from st_plugins.multi_vector.token_rows import maxsim_scores, ranked, token_arrays
-from st_plugins.multi_vector.vector_index import ExactIndex, VectorIndex
+from st_plugins.multi_vector.vector_index import ExactIndex, VectorIndex, checked_empty
 
 
 class MultiVectorSearch:
     """Searches documents of many vectors through an index of single ones, and ranks what it finds by exact MaxSim.
 
     Scores are exact; what may be missed is a document that is not among the candidates. With as many candidates as
-    documents the result is that of a full search. Token embeddings stay in memory, in float16 if they come so.
+    documents the result is that of a full search. Token embeddings stay in memory, in float16 if they come so. Searches
+    may run at the same time, but not while documents are added.
 
     Args:
         encoder: Makes one vector of many.
@@ -27,6 +28,7 @@ class MultiVectorSearch:
     Raises:
         ShapeError: If embeddings have another width than the encoder's.
         InputError: If a text has no tokens, or numbers that are not finite.
+        IndexMismatchError: If the index is not empty.
 
     References:
         MUVERA, https://arxiv.org/abs/2405.19504, section 3.2.
@@ -41,7 +43,7 @@ class MultiVectorSearch:
 
     def __init__(self, encoder: FixedDimensionalEncoder, *, index: VectorIndex | None = None) -> None:
         self.encoder = encoder
-        self.index = ExactIndex(encoder.get_embedding_dimension()) if index is None else index
+        self.index = ExactIndex(encoder.get_embedding_dimension()) if index is None else checked_empty(index)
         self._documents: list[np.ndarray] = []
 
     def __len__(self) -> int:
@@ -84,7 +86,8 @@ class MultiVectorSearch:
         results = []
         for query, rows in zip(arrays, found, strict=True):
             rows = rows[rows >= 0]  # where an approximate index has found fewer
-            tokens = query if carving_threshold is None else carve_balls(query, carving_threshold)
+            tokens = query.astype(np.float32, copy=False)
+            tokens = tokens if carving_threshold is None else carve_balls(tokens, carving_threshold)
             results.append(ranked(rows, maxsim_scores(tokens, [self._documents[row] for row in rows]), k))
         return results
 

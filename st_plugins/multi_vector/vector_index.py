@@ -1,10 +1,11 @@
 """What an index of vectors must be able to do, and the simplest one that can: exact, in memory."""
 
+from collections.abc import Sized
 from typing import Any, Protocol
 
 import numpy as np
 
-from st_plugins.errors import ShapeError
+from st_plugins.errors import IndexMismatchError, ShapeError
 
 _SCORES_AT_ONCE = 2**25  # 128 MB
 
@@ -73,6 +74,22 @@ class ExactIndex:
                 "Build it with the width of what it is to hold."
             )
         return vectors
+
+
+def checked_empty(index: VectorIndex) -> VectorIndex:
+    """The same index, which must be empty if it can say so: its rows are to be the documents.
+
+    Raises:
+        IndexMismatchError: If it holds vectors.
+    """
+    held = getattr(index, "ntotal", None)  # faiss
+    if held is None:
+        held = len(index) if isinstance(index, Sized) else 0
+    if held:
+        raise IndexMismatchError(
+            f"The index must be empty, for its rows are the documents; it holds {held}. Pass a new one."
+        )
+    return index
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

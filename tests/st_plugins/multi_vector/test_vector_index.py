@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from st_plugins.errors import ShapeError
-from st_plugins.multi_vector import ExactIndex, vector_index
+from st_plugins.errors import IndexMismatchError, ShapeError
+from st_plugins.modules import FixedDimensionalEncoder
+from st_plugins.multi_vector import ExactIndex, MultiVectorSearch, TokenRetrieval, vector_index
 
 
 @pytest.mark.parametrize("at_once", [1, 10**6])
@@ -30,3 +31,17 @@ def test_an_empty_index_finds_nothing():
 def test_another_width_is_refused():
     with pytest.raises(ShapeError, match=r"ExactIndex\(width=2\) needs vectors of shape \(n, 2\), got \(1, 3\)"):
         ExactIndex(2).add(np.ones((1, 3)))
+
+
+def test_an_index_that_holds_something_is_refused():
+    class Faiss:
+        ntotal = 3
+
+    index = ExactIndex(2)
+    index.add(np.ones((1, 2)))
+    with pytest.raises(
+        IndexMismatchError, match=r"index must be empty, for its rows are the documents; it holds 1. Pass a new"
+    ):
+        MultiVectorSearch(FixedDimensionalEncoder(2), index=index)
+    with pytest.raises(IndexMismatchError, match="it holds 3"):
+        TokenRetrieval([np.ones((1, 2))], index=Faiss())
