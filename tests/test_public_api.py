@@ -93,6 +93,7 @@ EXPECTED = {
         "ElasticRetriever",
         "ElasticVectorStore",
         "FullDepthReranker",
+        "MultiVectorRetriever",
         "create_budget_tool",
     ],
 }

@@ -1,4 +1,4 @@
-"""An encoder without a library: deterministic, deep, and able to leave early."""
+"""Encoders without a library: deterministic; one of them is deep and able to leave early, the other keeps tokens."""
 
 import threading
 import zlib
@@ -50,6 +50,29 @@ class ToyEncoder:
             vectors = np.stack([_words(f"{kind}:") * 0.1 + sum(map(_words, text.lower().split())) for text in texts])
             errors = np.stack([_words(f"{text}@{layer or self.depth}") for text in texts])
             return (3 * vectors + 0.5 * missing * errors)[:, :truncate_dim]
+        finally:
+            self.entrance.release()
+
+
+class ToyTokenEncoder:
+    """Late interaction without a library: a unit vector for each word, a little different in queries and documents."""
+
+    def __init__(self):
+        self.calls = []  # (method, texts, bar)
+        self.entrance = threading.Lock()  # for one caller at a time; a second one fails
+
+    def encode_query(self, texts, *, show_progress_bar):
+        return self._encode("query", texts, show_progress_bar)
+
+    def encode_document(self, texts, *, show_progress_bar):
+        return self._encode("document", texts, show_progress_bar)
+
+    def _encode(self, kind, texts, bar):
+        self.calls.append((kind, list(texts), bar))
+        assert self.entrance.acquire(blocking=False), "two callers at once"
+        try:
+            rows = [np.stack([_words(word) + 0.1 * _words(f"{kind}:") for word in text.split()]) for text in texts]
+            return [(row / np.linalg.norm(row, axis=1, keepdims=True)).astype(np.float32) for row in rows]
         finally:
             self.entrance.release()
 

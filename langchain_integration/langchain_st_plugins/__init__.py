@@ -9,6 +9,7 @@ from st_plugins.errors import MissingExtraError
 try:
     from langchain_st_plugins.budget_tool import create_budget_tool
     from langchain_st_plugins.embeddings import ElasticEmbeddings
+    from langchain_st_plugins.multi_vector_retriever import MultiVectorRetriever
     from langchain_st_plugins.reranker import FullDepthReranker
     from langchain_st_plugins.retriever import ElasticRetriever
     from langchain_st_plugins.vector_store import ElasticVectorStore
@@ -17,4 +18,11 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("langchain-core", "langchain") from None
 
-__all__ = ["ElasticEmbeddings", "ElasticRetriever", "ElasticVectorStore", "FullDepthReranker", "create_budget_tool"]
+__all__ = [
+    "ElasticEmbeddings",
+    "ElasticRetriever",
+    "ElasticVectorStore",
+    "FullDepthReranker",
+    "MultiVectorRetriever",
+    "create_budget_tool",
+]

@@ -11,7 +11,7 @@ from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictFloat, StrictStr, model_validator
 
 from langchain_st_plugins.budgets import Budget
-from langchain_st_plugins.shared_encoder import SharedEncoder
+from langchain_st_plugins.shared_encoder import SharedEncoder, check_encoder
 from langchain_st_plugins.texts import check_texts, is_text
 from langchain_st_plugins.unit_vectors import unit_vectors
 from st_plugins.backends import Backend, open_encoder
@@ -83,14 +83,8 @@ class ElasticEmbeddings(BaseModel, Embeddings):
                 f"{'neither' if self.model is None else 'both'}. Pass model='folder or hub id', or encoder=an object "
                 "with encode_query and encode_document."
             )
-        missing = [
-            name for name in ("encode_query", "encode_document") if not callable(getattr(self.encoder, name, None))
-        ]
-        if self.encoder is not None and missing:
-            raise ValueError(
-                f"encoder must have encode_query and encode_document, but {type(self.encoder).__name__} has no "
-                f"{' and no '.join(missing)}. Pass a SentenceTransformer, an OnnxEncoder, or a folder as model=."
-            )
+        if self.encoder is not None:
+            check_encoder(self.encoder, "Pass a SentenceTransformer, an OnnxEncoder, or a folder as model=.")
         settings = {"device": None, "threads": None, "backend": "auto"}
         for name, default in settings.items():
             if self.encoder is not None and getattr(self, name) != default:

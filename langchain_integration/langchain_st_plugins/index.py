@@ -1,7 +1,6 @@
 """An index of unit vectors and their documents, with what they were made with; exact, or by a shortlist."""
 
 import threading
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from langchain_st_plugins.budgets import Budget
+from langchain_st_plugins.document_copies import with_id
 from langchain_st_plugins.filters import Filter
 from langchain_st_plugins.graphs import Graph, usearch_index
 from langchain_st_plugins.index_states import IndexState, cut
@@ -129,7 +129,7 @@ class ElasticIndex:
         if len(new) != len(documents):
             raise ShapeError(f"Every document needs one vector, got {len(new)} vectors for {len(documents)} documents.")
         check_ids(documents)
-        copies = [_with_id(document) for document in documents]
+        copies = [with_id(document) for document in documents]
         with self._changes:
             if self.width not in (None, new.shape[1]):
                 raise IndexMismatchError(
@@ -242,8 +242,3 @@ class ElasticIndex:
         if graph is None or graph.dim != dim or graph.is_mostly_gone:
             graph = Graph.empty(dim).extended(cut(state.vectors, dim))
         return graph.extended(cut(new, dim))
-
-
-def _with_id(document: Document) -> Document:
-    identity = str(uuid.uuid4()) if document.id is None else document.id
-    return document.model_copy(update={"id": identity, "metadata": dict(document.metadata)})

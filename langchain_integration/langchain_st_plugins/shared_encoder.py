@@ -123,6 +123,24 @@ class SharedEncoder:
         return self._encoder
 
 
+def check_encoder(encoder: Any, advice: str) -> None:
+    """Do nothing if the object can encode queries and documents.
+
+    Args:
+        encoder: Any object.
+        advice: What to pass in place of one that cannot.
+
+    Raises:
+        ValueError: If it lacks a method.
+    """
+    missing = [name for name in ("encode_query", "encode_document") if not callable(getattr(encoder, name, None))]
+    if missing:
+        raise ValueError(
+            f"encoder must have encode_query and encode_document, but {type(encoder).__name__} has no "
+            f"{' and no '.join(missing)}. {advice}"
+        )
+
+
 def _fingerprint(encoder: Any) -> str:
     own = getattr(encoder, "fingerprint", None)
     if own is not None:

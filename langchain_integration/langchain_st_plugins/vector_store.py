@@ -10,6 +10,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_st_plugins.budgets import Budget
+from langchain_st_plugins.document_copies import copied
 from langchain_st_plugins.embedding_calls import (
     beside,
     document_vectors,
@@ -171,7 +172,7 @@ class ElasticVectorStore(VectorStore):
         options: dict[str, Any] = {"k": k, "filter": filter, "shortlist_dim": self.shortlist_dim}
         options["fetch_k"] = self.fetch_k if fetch_k is None else fetch_k
         found = [self.index.search(vector, **options) for vector in vectors]
-        return [[(_copied(document), score) for document, score in row] for row in found]
+        return [[(copied(document), score) for document, score in row] for row in found]
 
     def similarity_search_with_score(
         self,
@@ -238,7 +239,7 @@ class ElasticVectorStore(VectorStore):
         options: dict[str, Any] = {"shortlist_dim": self.shortlist_dim, "fetch_k": self.fetch_k, "filter": filter}
         vector = np.asarray(embedding)
         found = self.index.search_diverse(vector, k=k, candidates=fetch_k, lambda_mult=lambda_mult, **options)
-        return [_copied(document) for document in found]
+        return [copied(document) for document in found]
 
     def _use(self, index: ElasticIndex) -> None:
         if self.hnsw_from is not None:
@@ -294,7 +295,3 @@ class ElasticVectorStore(VectorStore):
     asimilarity_search_with_relevance_scores = beside(similarity_search_with_relevance_scores)
     amax_marginal_relevance_search = beside(max_marginal_relevance_search)
     amax_marginal_relevance_search_by_vector = beside(max_marginal_relevance_search_by_vector)
-
-
-def _copied(document: Document) -> Document:
-    return document.model_copy(update={"metadata": dict(document.metadata)})
