@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from st_plugins.index_upgrade import adapt_to_index
     from st_plugins.loading import load
     from st_plugins.nv_embed import from_nv_embed
+    from st_plugins.score_fusion import fuse_scores
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "exits",
     "fingerprint",
     "from_nv_embed",
+    "fuse_scores",
     "load",
     "losses",
     "modules",
@@ -48,6 +50,7 @@ _HOME = {
     "elastic": "st_plugins.elastic_model",
     "fingerprint": "st_plugins.fingerprints",
     "from_nv_embed": "st_plugins.nv_embed",
+    "fuse_scores": "st_plugins.score_fusion",
     "load": "st_plugins.loading",
 }
 

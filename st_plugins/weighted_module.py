@@ -1,12 +1,15 @@
-"""Saving and loading of a pooling that has weights and does not change the width."""
+"""Saving and loading of a module behind a network that has weights, and its look at what it is given."""
 
 from typing import Any, Self
 
 from sentence_transformers.sentence_transformer.modules import Module
+from torch import Tensor
+
+from st_plugins.errors import ShapeError
 
 
 class WeightedModule(Module):
-    """What every pooling with weights writes and reads: ``config.json`` and safetensors.
+    """What every pooling with weights, and every map behind one, writes and reads: ``config.json`` and safetensors.
 
     Not a module by itself. A subclass sets ``embedding_dimension`` and ``config_keys``, and is built from those keys.
     """
@@ -16,6 +19,21 @@ class WeightedModule(Module):
     def get_embedding_dimension(self) -> int:
         """``embedding_dimension``: pooling does not change the width."""
         return self.embedding_dimension
+
+    def given_embeddings(self, features: dict[str, Any]) -> Tensor:
+        """The ``sentence_embedding`` (B, D) of a batch, for a module that maps it.
+
+        Raises:
+            ShapeError: If it is not ``embedding_dimension`` wide.
+        """
+        embeddings = features["sentence_embedding"]
+        if embeddings.shape[-1] != self.embedding_dimension:
+            raise ShapeError(
+                f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}) needs a sentence_embedding of "
+                f"shape (batch, {self.embedding_dimension}), got {tuple(embeddings.shape)}. Build it with "
+                "embedding_dimension=model.get_embedding_dimension()."
+            )
+        return embeddings
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write ``config.json`` and the weights."""

@@ -1,5 +1,6 @@
 """Slow and obvious: the formulas again, in plain Python. Imports nothing of ours."""
 
+import itertools
 import math
 
 
@@ -503,3 +504,75 @@ def residual_map(embedding, weights):
     line = [x + b for x, b in zip(times(weights["line.weight"], embedding), weights["line.bias"], strict=True)]
     mapped = [x + y for x, y in zip(line, times(weights["contract.weight"], hidden), strict=True)]
     return [x / math.sqrt(dot(mapped, mapped)) for x in mapped]
+
+
+def cosine(a, b):
+    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+
+def relative_representation(vector, anchors, center=False):
+    mean = [sum(column) / len(anchors) for column in zip(*anchors, strict=True)] if center else [0.0] * len(vector)
+
+    def moved(x):
+        return [a - m for a, m in zip(x, mean, strict=True)]
+
+    return [cosine(moved(vector), moved(anchor)) for anchor in anchors]
+
+
+def quantile(values, share):
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return low + (place - math.floor(place)) * (high - low)
+
+
+def robust_normalization(column, clip_quantile=None):
+    """One coordinate of all texts; 1.3489795 is how far the quartiles of a normal distribution are apart."""
+    spread = (quantile(column, 0.75) - quantile(column, 0.25)) / 1.3489795003921634
+    values = [(x - quantile(column, 0.5)) / (spread or 1.0) for x in column]
+    if clip_quantile is None:
+        return values
+    low, high = quantile(values, clip_quantile), quantile(values, 1 - clip_quantile)
+    return [min(max(x, low), high) for x in values]
+
+
+def neutralized(vector, directions):
+    """Without its part in orthonormal directions, of unit length."""
+    for direction in directions:
+        part = dot(vector, direction)
+        vector = [x - part * d for x, d in zip(vector, direction, strict=True)]
+    return truncate(vector, len(vector))
+
+
+def equalized(first, second, direction):
+    """A pair, around one direction: Bolukbasi et al., with the sign of each member."""
+    a, b = truncate(first, len(first)), truncate(second, len(second))
+    mean = [(x + y) / 2 for x, y in zip(a, b, strict=True)]
+    part = dot(mean, direction)
+    shared = [m - part * g for m, g in zip(mean, direction, strict=True)]
+    height = math.sqrt(1 - dot(shared, shared))
+    side = sign(dot(a, direction) - dot(b, direction))
+    return [[y + s * height * g for y, g in zip(shared, direction, strict=True)] for s in (side, -side)]
+
+
+def tte_depths(vectors, reference=None):
+    """2 minus the mean cosine distance, pair by pair."""
+    depths = []
+    for i, x in enumerate(vectors):
+        others = [h for j, h in enumerate(vectors) if j != i] if reference is None else reference
+        depths.append(2 - sum(1 - cosine(x, h) for h in others) / len(others))
+    return depths
+
+
+def association(x, y, a, b):
+    """WEAT's effect size, with n - 1 in the deviation, and its p-value over all partitions."""
+
+    def s(word):
+        return sum(cosine(word, v) for v in a) / len(a) - sum(cosine(word, v) for v in b) / len(b)
+
+    values = [s(word) for word in x + y]
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    effect = (sum(values[: len(x)]) / len(x) - sum(values[len(x) :]) / len(y)) / deviation
+    sums = [sum(part) for part in itertools.combinations(values, len(x))]
+    return effect, sum(one >= sums[0] - 1e-12 for one in sums) / len(sums)

@@ -14,14 +14,18 @@ RELEASES = sorted(folder.name for folder in DATA.iterdir() if folder.is_dir())
 GOLDEN_PATHS = {
     "AttentionPooling": "st_plugins.modules.attention_pooling.AttentionPooling",
     "BidirectionalTransformer": "st_plugins.modules.bidirectional_transformer.BidirectionalTransformer",
+    "DebiasProjection": "st_plugins.modules.debias_projection.DebiasProjection",
     "ElasticTransformer": "st_plugins.modules.elastic_transformer.ElasticTransformer",
     "FixedDimensionalEncoder": "st_plugins.modules.fixed_dimensional_encoding.FixedDimensionalEncoder",
     "FoldedLatentAttentionPooling": ("st_plugins.modules.folded_latent_attention_pooling.FoldedLatentAttentionPooling"),
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
+    "PromptReps": "st_plugins.modules.prompt_reps.PromptReps",
+    "RelativeRepresentation": "st_plugins.modules.relative_representation.RelativeRepresentation",
     "ResidualBinarization": "st_plugins.modules.residual_binarization.ResidualBinarization",
     "ResidualMap": "st_plugins.modules.residual_map.ResidualMap",
+    "RobustNormalizer": "st_plugins.modules.robust_normalizer.RobustNormalizer",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }
 

@@ -21,19 +21,23 @@ from st_plugins.errors import ExportError, UnsupportedModelError
 from st_plugins.modules import (
     AttentionPooling,
     BidirectionalTransformer,
+    DebiasProjection,
     ElasticTransformer,
     FoldedLatentAttentionPooling,
     LatentAttentionPooling,
     LayerAlignment,
     MultiLayerPooling,
+    RelativeRepresentation,
     ResidualMap,
+    RobustNormalizer,
     Truncation,
 )
 from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large, too_large_to_lower
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
-_BEHIND_POOLING = (Dense, ResidualMap, LayerNorm, Dropout, Normalize)
+_MAPS = (ResidualMap, RelativeRepresentation, RobustNormalizer, DebiasProjection)
+_BEHIND_POOLING = (Dense, *_MAPS, LayerNorm, Dropout, Normalize)
 _LATER_MODULES = (*_POOLINGS, WeightedLayerPooling, WordWeights, *_BEHIND_POOLING)
 # Why others of sentence-transformers cannot be a graph that turns tokens of tokenizer.json into vectors.
 _REASONS = {
@@ -42,6 +46,7 @@ _REASONS = {
     "LSTM": "which needs the lengths that only WordEmbeddings gives. Use a Transformer",
     "CNN": "which reads padding, so that a text's vector would depend on its batch. Use a Transformer",
     "SpladePooling": "whose vectors are sparse, which OnnxEncoder's are not. Run it with sentence-transformers",
+    "PromptReps": "which writes a chat around every text, as no tokenizer.json does. Run it with sentence-transformers",
     "Router": "which must be the first module of a model",
     "CLIPModel": "which reads images. Build a pipeline of its text model alone",
 }

@@ -1,7 +1,19 @@
-"""Evaluators that look at every size or version of a model, and one size as others' benchmarks take it."""
+"""Evaluators of every size or version of a model, of embeddings without labels, and of one size as mteb takes it."""
 
 from st_plugins.evaluation.compatibility import CompatibilityEvaluator
 from st_plugins.evaluation.grid import ElasticGridEvaluator
 from st_plugins.evaluation.mteb_encoder import MtebEncoder
+from st_plugins.evaluation.rank_me import RankMeEvaluator
+from st_plugins.evaluation.tte_depth import TteDepthEvaluator
+from st_plugins.evaluation.utilization import UtilizationEvaluator
+from st_plugins.evaluation.weat import WeatEvaluator
 
-__all__ = ["CompatibilityEvaluator", "ElasticGridEvaluator", "MtebEncoder"]
+__all__ = [
+    "CompatibilityEvaluator",
+    "ElasticGridEvaluator",
+    "MtebEncoder",
+    "RankMeEvaluator",
+    "TteDepthEvaluator",
+    "UtilizationEvaluator",
+    "WeatEvaluator",
+]

@@ -1,8 +1,5 @@
 """Any sentence-transformers evaluator, at every layer and dim."""
 
-import csv
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from sentence_transformers.sentence_transformer.evaluation import SentenceEvalua
 
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError
+from st_plugins.evaluation.metric_files import add_rows
 from st_plugins.evaluation.sized_model import EncodingClock, at_size
 from st_plugins.first_modules import layered_module
 from st_plugins.width import embedding_width
@@ -119,7 +117,9 @@ class ElasticGridEvaluator(SentenceEvaluator):
         self.primary_metric = self._key(*primary)
         metrics = {self._key(p.query_layer, p.layer, p.dim): p.score for p in self.points}
         if output_path is not None:
-            self._add_to_csv(Path(output_path), epoch, steps)
+            file = Path(output_path) / (f"{self.name}_grid.csv" if self.name else "grid.csv")
+            rows = [[epoch, steps, p.query_layer, p.layer, p.dim, p.score, round(p.cost, 4)] for p in self.points]
+            add_rows(file, ["epoch", "steps", "query_layer", "layer", "dim", "score", "cost"], rows)
         return self.prefix_name_to_metrics(metrics, self.name)
 
     def table(self) -> str:
@@ -164,20 +164,6 @@ class ElasticGridEvaluator(SentenceEvaluator):
         if self.query_layers is None:
             return f"layer{layer}_dim{dim}"
         return f"query{query_layer}_layer{layer}_dim{dim}"
-
-    def _add_to_csv(self, folder: Path, epoch: int, steps: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / (f"{self.name}_grid.csv" if self.name else "grid.csv")
-        text = io.StringIO(file.read_text(encoding="utf-8") if file.exists() else "", newline="")
-        text.seek(0, io.SEEK_END)
-        writer = csv.writer(text)
-        if not file.exists():
-            writer.writerow(["epoch", "steps", "query_layer", "layer", "dim", "score", "cost"])
-        for p in self.points:
-            writer.writerow([epoch, steps, p.query_layer, p.layer, p.dim, p.score, round(p.cost, 4)])
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
-        os.replace(unfinished, file)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the evaluation."""

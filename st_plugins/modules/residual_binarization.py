@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from st_plugins.bit_planes import MOST_BITS
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import SizeError
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
@@ -87,13 +87,7 @@ class ResidualBinarization(WeightedModule):
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:  # the host's
         """Round each row; see the class."""
-        embeddings = features["sentence_embedding"]
-        if embeddings.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"ResidualBinarization(embedding_dimension={self.embedding_dimension}) needs a sentence_embedding of "
-                f"shape (batch, {self.embedding_dimension}), got {tuple(embeddings.shape)}. Build it with "
-                "embedding_dimension=model.get_embedding_dimension()."
-            )
+        embeddings = self.given_embeddings(features)
         unit = F.normalize(embeddings.to(self.binarize.weight.dtype), dim=-1)
         is_float = self.float_queries and task == "query"
         vectors = self.binarize(unit) if is_float else self._codes(unit)

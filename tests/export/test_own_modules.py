@@ -14,7 +14,15 @@ import st_plugins
 from conftest import WORDS
 from st_plugins.errors import ExportError
 from st_plugins.exits import ExitPolicy
-from st_plugins.modules import AttentionPooling, LatentAttentionPooling, MultiLayerPooling, ResidualMap
+from st_plugins.modules import (
+    AttentionPooling,
+    DebiasProjection,
+    LatentAttentionPooling,
+    MultiLayerPooling,
+    RelativeRepresentation,
+    ResidualMap,
+    RobustNormalizer,
+)
 from st_plugins_export import OnnxEncoder, export_onnx
 
 POOLINGS = {
@@ -170,3 +178,46 @@ def test_a_residual_map_behind_a_model(tmp_path, texts):
     model = SentenceTransformer(modules=[*plain.children(), residual], device="cpu").eval()
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert_same_vectors(model, tmp_path / "out", texts)
+
+
+MAPS = {
+    "relative": lambda vectors: [RelativeRepresentation.from_anchors(vectors[:10]), Normalize()],
+    "relative, centered": lambda vectors: [RelativeRepresentation.from_anchors(vectors[:10], center=True)],
+    "robust": lambda vectors: [RobustNormalizer.fitted(vectors)],
+    "robust, clipped": lambda vectors: [RobustNormalizer.fitted(vectors, clip_quantile=0.2), Normalize()],
+    "debias": lambda vectors: [DebiasProjection.from_sets(vectors[:10].unflatten(0, (5, 2)), 2)],
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_a_map_behind_a_model(kind, tmp_path, texts):
+    plain = masking_cases.build(tmp_path / "model")
+    corpus = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
+    modules = [*plain.children(), *MAPS[kind](plain.encode(corpus, convert_to_tensor=True))]
+    model = SentenceTransformer(modules=modules, device="cpu").eval()
+    assert not np.allclose(model.encode(texts)[:, :10], plain.encode(texts)[:, :10], atol=1e-2)
+    # In units of their spread the numbers are larger, and so is what rounding does to them.
+    is_longer = kind == "robust"
+    export_onnx(model, tmp_path / "out", tolerance=1e-4 if is_longer else 1e-5, show_progress=False)
+    if is_longer:
+        assert np.allclose(OnnxEncoder(tmp_path / "out").encode(texts), model.encode(texts), atol=1e-4)
+    else:
+        assert_same_vectors(model, tmp_path / "out", [*texts, *LONG])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in MAPS if kind != "robust"])
+def test_a_map_in_half_precision_and_behind_an_elastic_model(kind, tmp_path, texts):
+    plain = masking_cases.build(tmp_path / "model")
+    corpus = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
+    modules = [*plain.children(), *MAPS[kind](plain.encode(corpus, convert_to_tensor=True))]
+    model = st_plugins.elastic(SentenceTransformer(modules=modules, device="cpu").eval(), sizes=[(2, 8)])
+    export_onnx(
+        model, tmp_path / "out", sizes=[(2, 8)], precisions=["fp16"], min_cosine={"fp16": 0.999}, show_progress=False
+    )
+    assert_same_vectors(model, tmp_path / "out", texts, layer=2, truncate_dim=8)
+    halved = OnnxEncoder(tmp_path / "out", precision="fp16").encode(texts)
+    cosines = [
+        np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(halved, model.encode(texts), strict=True)
+    ]
+    assert min(cosines) > 0.999

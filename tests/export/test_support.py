@@ -1,5 +1,7 @@
 """What cannot be exported is refused by name, before any work."""
 
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -9,8 +11,10 @@ from sentence_transformers.sentence_transformer.modules import (
     Router,
 )
 
+import chat_cases
 import st_plugins
 from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins.modules import PromptReps
 from st_plugins_export import export_onnx
 
 WIDTH = 32
@@ -38,6 +42,12 @@ def _without_pooling(build):
     return SentenceTransformer(modules=[build()[0]], device="cpu")
 
 
+def _prompt_reps(build):
+    with TemporaryDirectory() as folder:
+        reps = PromptReps(str(chat_cases.save_chat_model(folder)))
+    return SentenceTransformer(modules=[reps], device="cpu")
+
+
 def _elastic_without_pooling(build):
     return SentenceTransformer(modules=[st_plugins.elastic(build())[0]], device="cpu")
 
@@ -56,6 +66,7 @@ def _changed(change):
     [
         (_foreign, "must be a Transformer, a StaticEmbedding or a Router, got Foreign, which has not been tried"),
         (_router, "got Router, which must be the first module of a model"),
+        (_prompt_reps, "got PromptReps, which writes a chat around every text"),
         (_without_pooling, "must have a pooling, got none"),
         (_elastic_without_pooling, "must have a pooling, got none"),
         (

