@@ -127,7 +127,7 @@ class RobustNormalizer(WeightedModule):
 
 
 def _quantile(ordered: Tensor, share: float) -> Tensor:
-    """Of each row of (D, n), between neighbours by a straight line. ``torch.quantile`` takes 16 million numbers only."""
+    """Of each row of (D, n), by a line between neighbours. ``torch.quantile`` takes 16 million numbers only."""
     last = ordered.shape[1] - 1
     below = int(share * last)
     return torch.lerp(ordered[:, below], ordered[:, min(below + 1, last)], share * last - below)
