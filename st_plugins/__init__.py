@@ -8,7 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_plugins import bulk, compression, errors, evaluation, exits, losses, modules, multi_vector, training
+    from st_plugins import (
+        bulk,
+        compression,
+        errors,
+        evaluation,
+        exits,
+        long_texts,
+        losses,
+        modules,
+        multi_vector,
+        training,
+    )
     from st_plugins.alignment import align_layers
     from st_plugins.bidirectional_attention import bidirectional
     from st_plugins.elastic_model import bake, elastic
@@ -35,6 +46,7 @@ __all__ = [
     "from_nv_embed",
     "fuse_scores",
     "load",
+    "long_texts",
     "losses",
     "modules",
     "multi_vector",

@@ -10,6 +10,7 @@ PACKAGES = [
     "st_plugins.compression",
     "st_plugins.evaluation",
     "st_plugins.exits",
+    "st_plugins.long_texts",
     "st_plugins.losses",
     "st_plugins.modules",
     "st_plugins.multi_vector",
@@ -33,6 +34,7 @@ EXPECTED = {
         "from_nv_embed",
         "fuse_scores",
         "load",
+        "long_texts",
         "losses",
         "modules",
         "multi_vector",
@@ -63,6 +65,7 @@ EXPECTED = {
         "policy_table",
         "write_policy_table",
     ],
+    "st_plugins.long_texts": ["ContextWindows", "extend_positions", "scale_attention"],
     "st_plugins.losses": [
         "ElasticLoss",
         "EspressoLoss",
@@ -79,6 +82,7 @@ EXPECTED = {
         "ElasticTransformer",
         "FixedDimensionalEncoder",
         "FoldedLatentAttentionPooling",
+        "InterpolatedTransformer",
         "LatentAttentionPooling",
         "LayerAlignment",
         "MultiLayerPooling",
@@ -115,7 +119,18 @@ PUBLIC = [
     for package in PACKAGES
     for name in EXPECTED[package]
     if name
-    not in ("bulk", "compression", "errors", "evaluation", "exits", "losses", "modules", "multi_vector", "training")
+    not in (
+        "bulk",
+        "compression",
+        "errors",
+        "evaluation",
+        "exits",
+        "long_texts",
+        "losses",
+        "modules",
+        "multi_vector",
+        "training",
+    )
 ]
 
 

@@ -18,6 +18,7 @@ GOLDEN_PATHS = {
     "ElasticTransformer": "st_plugins.modules.elastic_transformer.ElasticTransformer",
     "FixedDimensionalEncoder": "st_plugins.modules.fixed_dimensional_encoding.FixedDimensionalEncoder",
     "FoldedLatentAttentionPooling": ("st_plugins.modules.folded_latent_attention_pooling.FoldedLatentAttentionPooling"),
+    "InterpolatedTransformer": "st_plugins.modules.interpolated_transformer.InterpolatedTransformer",
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",

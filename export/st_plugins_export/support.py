@@ -24,6 +24,7 @@ from st_plugins.modules import (
     DebiasProjection,
     ElasticTransformer,
     FoldedLatentAttentionPooling,
+    InterpolatedTransformer,
     LatentAttentionPooling,
     LayerAlignment,
     MultiLayerPooling,
@@ -34,7 +35,7 @@ from st_plugins.modules import (
 )
 from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large, too_large_to_lower
 
-_FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer)
+_FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer, InterpolatedTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
 _MAPS = (ResidualMap, RelativeRepresentation, RobustNormalizer, DebiasProjection)
 _BEHIND_POOLING = (Dense, *_MAPS, LayerNorm, Dropout, Normalize)

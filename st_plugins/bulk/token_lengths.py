@@ -5,17 +5,7 @@ from typing import Any
 
 import numpy as np
 
-# The prompts sentence-transformers looks for on each side of a search, in its order.
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
-
-
-def prompt_of(encoder: Any, task: str) -> str:
-    """What ``encode_query`` or ``encode_document`` put in front of a text; perhaps nothing."""
-    prompts = encoder.prompts
-    name = next((name for name in _PROMPTS[task] if name in prompts), None)
-    if name is None:
-        name = getattr(encoder, "default_prompt_name", None)
-    return "" if name is None else prompts[name]
+from st_plugins.usual_prompts import prompt_of
 
 
 def token_lengths(encoder: Any, texts: Sequence[str], *, task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from st_plugins.modules.debias_projection import DebiasProjection
 from st_plugins.modules.elastic_transformer import ElasticTransformer
 from st_plugins.modules.fixed_dimensional_encoding import FixedDimensionalEncoder
 from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
+from st_plugins.modules.interpolated_transformer import InterpolatedTransformer
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.modules.layer_alignment import LayerAlignment
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
@@ -26,6 +27,7 @@ __all__ = [
     "ElasticTransformer",
     "FixedDimensionalEncoder",
     "FoldedLatentAttentionPooling",
+    "InterpolatedTransformer",
     "LatentAttentionPooling",
     "LayerAlignment",
     "MultiLayerPooling",
