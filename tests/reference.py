@@ -576,3 +576,40 @@ def association(x, y, a, b):
     effect = (sum(values[: len(x)]) / len(x) - sum(values[len(x) :]) / len(y)) / deviation
     sums = [sum(part) for part in itertools.combinations(values, len(x))]
     return effect, sum(one >= sums[0] - 1e-12 for one in sums) / len(sums)
+
+
+def individual_temperature(anchors, candidates, temperature, averages, rho, rate):
+    """iSogCLR on one batch: value, and for each row u and the slope of its temperature. Candidate i is i's positive."""
+    value, rows = 0.0, []
+    for i, anchor in enumerate(anchors):
+        a, t = truncate(anchor, len(anchor)), temperature[i]
+        scores = [dot(a, truncate(c, len(c))) for c in candidates]
+        leads = [score - scores[i] for j, score in enumerate(scores) if j != i]
+        mean = sum(math.exp(h / t) for h in leads) / len(leads)
+        u = mean if averages[i] is None else (1 - rate) * averages[i] + rate * mean
+        slope = math.log(u) + rho - sum(math.exp(h / t) / u * h / t for h in leads) / len(leads)
+        value += (t * math.log(u) + t * rho) / len(anchors)
+        rows.append((u, slope))
+    return value, rows
+
+
+def arc(first, second, share):
+    """The point of an arc between two vectors, a share of the angle away from the first."""
+    length = [math.sqrt(dot(x, x)) for x in (first, second)]
+    angle = math.acos(dot(first, second) / (length[0] * length[1]))
+    weights = [math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle)]
+    return [weights[0] * x + weights[1] * y for x, y in zip(first, second, strict=True)]
+
+
+def merged_arc(vectors, weights):
+    """Vectors along arcs, one after the other."""
+    result = vectors[0]
+    for n in range(1, len(vectors)):
+        result = arc(result, vectors[n], weights[n] / sum(weights[: n + 1]))
+    return result
+
+
+def bag_of_words(logits, ids):
+    """DupMAE: cross entropy of the words of a text under the best logit of each."""
+    best = softmax([max(token[v] for token in logits) for v in range(len(logits[0]))])
+    return -sum(math.log(best[word]) for word in set(ids)) / len(ids)

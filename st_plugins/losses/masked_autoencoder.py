@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer, unwrapped
+from st_plugins.losses.bag_of_words import bag_of_words_loss
 from st_plugins.losses.batch_checks import check_numbers
 from st_plugins.losses.citations import STARBUCKS
-from st_plugins.losses.layers import Size, check_sizes, full_size, starbucks_menu
+from st_plugins.losses.layers import Size, check_options, check_sizes, full_size, starbucks_menu
 from st_plugins.modules import ElasticTransformer
 from st_plugins.views import decoding_view, shallow_copy
 
@@ -30,12 +31,16 @@ class MaskedAutoencoderLoss(nn.Module):
         logits(x) = E T(x) + c                                 E: the model's own token embeddings (V, D)
         MLM(n, d) = mean over tokens hidden from the encoder of CE(logits(h_n[:d]))
         MAE(n, d) = mean over tokens hidden from the decoder of CE(logits(y))
-        loss      = mean over sizes of (MLM + MAE) / 2
+        loss      = mean over sizes of (MLM + MAE) / 2 + bow_weight * BoW
 
     h_n are the token states of layer n. The y are those of a decoder: one block that reads the text with more words
     hidden, and T(text embedding at (n, d)) where the text begins. It is too weak to guess alone, so the embedding has
     to hold the text. The embedding is what the model's own pooling makes of layer n; a ``Normalize`` behind it is fine,
     T normalises anyway.
+
+    BoW, of DupMAE, asks all tokens of a text together for its words, at the full size: see
+    :func:`~st_plugins.losses.bag_of_words.bag_of_words_loss` of the logits of its ordinary tokens. It readies a model
+    whose pooling reads them, as the mean does.
 
     The head (W, b, LayerNorm, c) and the decoder, at first a copy of the model's first block, belong to the loss. The
     trainer optimises them with the model, and they are saved neither with it nor in checkpoints: a resumed run starts
@@ -45,6 +50,7 @@ class MaskedAutoencoderLoss(nn.Module):
     Args:
         model: An elastic model, see :func:`st_plugins.elastic`.
         sizes: Pairs (layer, dim); the full size is added if missing. None takes the menu of ``StarbucksLoss``.
+        bow_weight: >= 0; 0.1 in DupMAE. Costs the logits of all tokens, one text at a time.
 
     Inputs:
         +-----------------+----------+---------------------------------------------------------+
@@ -59,15 +65,17 @@ class MaskedAutoencoderLoss(nn.Module):
 
     Raises:
         UnsupportedModelError: If the model is not elastic.
-        LossError: If the batch does not come from the collator, nothing in it is hidden, or
-            the loss is not a number.
+        LossError: If the weight is out of range, the batch does not come from the collator, nothing in it is hidden,
+            or the loss is not a number.
         SizeError: If a size does not exist.
         UnsupportedModelError: If token embeddings, token states and text embedding differ in width, as in ALBERT, some
             ELECTRA models, and models with a ``Dense``.
 
     References:
         Zhuang et al., *Starbucks: Improved Training for 2D Matryoshka Embeddings*, https://arxiv.org/abs/2410.13230,
-        SMAE. Differs from the authors' code: the text embedding is the model's own pooling, there always the first
+        SMAE. Xiao et al., *RetroMAE-2: Duplex Masked Auto-Encoder*, https://arxiv.org/abs/2305.02564, whose decoder
+        sees other words at each position; the package ``pretense`` has that, and its relatives, for this trainer.
+        Differs from the code of Starbucks: the text embedding is the model's own pooling, there always the first
         token, which is the same for a model that pools so; the head starts from random numbers, theirs from BERT's; on
         pre-norm families layers and decoder end in the final norm; a loss that is not a number ends the training, where
         theirs skips the step.
@@ -84,12 +92,16 @@ class MaskedAutoencoderLoss(nn.Module):
 
     citation = STARBUCKS
 
-    def __init__(self, model: SentenceTransformer, *, sizes: Sequence[Size] | None = None) -> None:
+    def __init__(
+        self, model: SentenceTransformer, *, sizes: Sequence[Size] | None = None, bow_weight: float = 0.0
+    ) -> None:
         super().__init__()
+        check_options(mini_batch_size=None, temperature=1.0, bow_weight=bow_weight)
         full = full_size(model)
         transformer = elastic_transformer(model, "a loss over layers")
         _check_widths(transformer, full[1])
         self.model = model
+        self.bow_weight = bow_weight
         self.sizes = (*check_sizes([*starbucks_menu(*full), full] if sizes is None else sizes, full), full)
         self.layers = tuple(sorted({layer for layer, _ in self.sizes}))
         self.head = _Head(transformer.model.get_input_embeddings().weight)
@@ -112,8 +124,24 @@ class MaskedAutoencoderLoss(nn.Module):
             decoded = self._decode({**features, "input_ids": decoder_ids}, start)  # (B, T, D)
             total = total + (guess + self.head.cross_entropy(decoded, decoder_labels, vocabulary)) / 2
         loss = total / len(self.sizes)
+        if self.bow_weight:
+            bags = self._bags(states[-1], features, encoder_labels, vocabulary)
+            loss = loss + self.bow_weight * torch.stack(bags).mean()
         check_numbers("The loss", [loss])
         return loss
+
+    def _bags(
+        self, states: Tensor, features: dict[str, Any], encoder_labels: Tensor, vocabulary: Tensor
+    ) -> list[Tensor]:
+        """The bag-of-words loss of each text that has words."""
+        ids = encoder_labels.where(encoder_labels >= 0, features["input_ids"])  # before anything was hidden
+        special = torch.tensor(sorted({*unwrapped(self.model).tokenizer.all_special_ids}), device=ids.device)
+        is_word = (features["attention_mask"] > 0) & ~torch.isin(ids, special)  # (B, T)
+        return [
+            bag_of_words_loss(self.head.logits(states[row, words], vocabulary), ids[row, words])
+            for row, words in enumerate(is_word)
+            if words.any()
+        ]
 
     def _decode(self, features: dict[str, Any], start: Tensor) -> Tensor:
         transformer = elastic_transformer(self.model, "a loss over layers")
@@ -130,7 +158,7 @@ class MaskedAutoencoderLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the training."""
-        return {"sizes": [list(size) for size in self.sizes]}
+        return {"sizes": [list(size) for size in self.sizes], "bow_weight": self.bow_weight}
 
 
 class _Head(nn.Module):
@@ -153,8 +181,11 @@ class _Head(nn.Module):
     def cross_entropy(self, states: Tensor, labels: Tensor, vocabulary: Tensor) -> Tensor:
         """Mean over the hidden tokens of (B, T, d), the only ones that meet the vocabulary."""
         hidden = labels >= 0  # (B, T)
-        logits = nn.functional.linear(self(states[hidden]), vocabulary, self.bias)  # (N, V)
-        return nn.functional.cross_entropy(logits, labels[hidden])
+        return nn.functional.cross_entropy(self.logits(states[hidden], vocabulary), labels[hidden])
+
+    def logits(self, states: Tensor, vocabulary: Tensor) -> Tensor:
+        """(N, d) to (N, V)."""
+        return nn.functional.linear(self(states), vocabulary, self.bias)
 
 
 def _check_widths(transformer: ElasticTransformer, width: int) -> None:

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_plugins.errors import LossError, UnsupportedModelError
+from st_plugins.training.text_rows import only_texts
 
 # What PyTorch's cross entropy ignores by default.
 _NOT_PREDICTED = -100
@@ -67,14 +68,8 @@ class NestedMaskingCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch of these rows; see the class."""
-        columns = [name for name in rows[0] if name != "dataset_name"]
-        if len(columns) != 1 or not all(isinstance(row[columns[0]], str) for row in rows):
-            raise LossError(
-                f"Rows must have exactly one column, of texts, got columns {columns} with "
-                f"{sorted({type(row[name]).__name__ for row in rows for name in columns})}. "
-                'Choose it with dataset.select_columns(["text"]) and filter out rows without a text.'
-            )
-        features = self.model.preprocess([row[columns[0]] for row in rows])
+        column, texts = only_texts(rows)
+        features = self.model.preprocess(texts)
         encoder, decoder = self._draw(features)
         ids = features["input_ids"]
         masked = {
@@ -84,7 +79,7 @@ class NestedMaskingCollator:
             "decoder_ids": self._hide(ids, decoder),
             "decoder_labels": ids.where(decoder, _NOT_PREDICTED),
         }
-        batch = {f"{columns[0]}_{name}": value for name, value in masked.items()}
+        batch = {f"{column}_{name}": value for name, value in masked.items()}
         return {**batch, "dataset_name": rows[0]["dataset_name"]} if "dataset_name" in rows[0] else batch
 
     def _check_tokenizer(self) -> None:

@@ -96,6 +96,25 @@ def test_the_value_is_that_of_the_formula(plain_models, pooling):
     assert loss([features]).item() == pytest.approx(expected, rel=1e-9)
 
 
+@torch.no_grad()
+def test_a_bag_of_words_is_asked_of_the_ordinary_tokens_of_the_full_depth(masked_model):
+    masked_model.double()
+    plain_loss = randomised(MaskedAutoencoderLoss(masked_model, sizes=SIZES))
+    loss = MaskedAutoencoderLoss(masked_model, sizes=SIZES, bow_weight=0.1)
+    loss.head.load_state_dict(plain_loss.head.state_dict())
+    loss.decoder.load_state_dict(plain_loss.decoder.state_dict())
+    features = batch(masked_model)
+    bert, vocabulary = masked_model[0].model, masked_model[0].model.get_input_embeddings().weight
+    ids = masked_model.preprocess(SENTENCES)["input_ids"]
+    expected = 0.0
+    for row, length in enumerate(features["attention_mask"].sum(dim=1).tolist()):
+        states = bert(features["input_ids"][row : row + 1, :length]).last_hidden_state[0, 1:-1]  # no [CLS], no [SEP]
+        logits = loss.head(states) @ vocabulary.T + loss.head.bias
+        expected += reference.bag_of_words(logits.tolist(), ids[row, 1 : length - 1].tolist()) / len(SENTENCES)
+    assert loss([features]).item() - plain_loss([features]).item() == pytest.approx(0.1 * expected, rel=1e-9)
+    assert loss.get_config_dict()["bow_weight"] == 0.1
+
+
 def test_the_first_coordinates_of_every_text_embedding_are_asked_for_the_text(masked_model):
     embeddings = []
 
@@ -367,5 +386,5 @@ def test_a_plain_model_is_refused(plain_models):
 
 def test_what_the_card_says(masked_model):
     loss = MaskedAutoencoderLoss(masked_model, sizes=[(2, 8)])
-    assert loss.get_config_dict() == {"sizes": [[2, 8], [4, 32]]}
+    assert loss.get_config_dict() == {"sizes": [[2, 8], [4, 32]], "bow_weight": 0.0}
     assert "2410.13230" in loss.citation
