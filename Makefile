@@ -47,7 +47,7 @@ test-consumers: setup .venv-compat/ready  ## real servers and libraries open an 
 	$(PY) -m pytest -m slow tests/export/consumers
 
 test-all: setup test-compat test-langchain test-stores test-bulk  ## fast and slow tests, both sentence-transformers lines
-	$(TEST) -m 'slow or not slow' --ignore=tests/langchain_integration/stores
+	$(TEST) -m '(slow or not slow) and not install' --ignore=tests/langchain_integration/stores
 
 test-bulk: setup  ## bulk jobs on Ray, Daft and Spark, with workers and machines killed (installs those)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]' daft pyspark
@@ -84,10 +84,17 @@ test-stores: .venv-stores/ready  ## ElasticRetriever over Chroma and Qdrant (ins
 	PYTHONPATH=.:export:langchain_integration .venv-stores/bin/python -m pytest --quiet -m slow $(STORES) \
 	  --disable-socket --allow-unix-socket --confcutdir=tests/langchain_integration
 
+test-install: setup  ## the wheel in empty environments: every extra, newest and oldest stack (half an hour)
+	$(PY) -m pytest -m install tests/test_installation.py
+
+test-types: setup  ## mypy and pyright on what a user writes (installs pyright from npm)
+	$(VENV)/bin/mypy --strict tests/typing_cases/user_file.py
+	npx --yes pyright@1.1.407 --pythonpath $(PY) tests/typing_cases/user_file.py
+
 bench: setup  ## print every number the docs quote
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:  ## remove what the verbs made
-	rm -rf $(VENV) .venv-compat .venv-langchain .venv-stores .consumers demo_output
+	rm -rf $(VENV) .venv-compat .venv-langchain .venv-stores .consumers .installed demo_output
 
-.PHONY: help setup demo check fix test test-all test-compat test-langchain test-stores test-consumers test-bulk bench clean
+.PHONY: help setup demo check fix test test-all test-compat test-langchain test-stores test-consumers test-bulk test-types test-install bench clean

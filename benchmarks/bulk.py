@@ -10,12 +10,15 @@ the start of the engine and the loading of the model, and the files where a side
 
 import argparse
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from texts import docstrings
 from timing import print_machine
 
 SHARDS = 20
+ROUNDS = 3
+FEW = 100
 _JOB = (
     "from st_plugins.bulk import *; embed_files({source!r}, {output!r}, JobSettings({model!r}, layer={layer}), "
     "engine={engine!r}, shard_rows={shard_rows}, show_progress=False)"
@@ -82,18 +87,35 @@ def speed_table(
         sides["sentence-transformers, pool of 2 processes"] = lambda: model.encode(texts, device=["cpu", "cpu"])
         if find_spec("fastembed"):
             sides["fastembed, parallel=2"] = lambda: fastembed(home / "onnx", texts)
-    seconds = {}
-    for name, run in sides.items():
-        started = time.perf_counter()
-        run()
-        seconds[name] = time.perf_counter() - started
-    base = seconds["OnnxEncoder.encode, in memory"]
-    print(f"\n{len(texts)} texts; time in times of the first line\n\n| side | time |\n|---|---|")
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(ROUNDS):
+        for name, run in sides.items():
+            seconds[name].append(seconds_of(run))
+    base = statistics.median(seconds["OnnxEncoder.encode, in memory"])
+    print(f"\n{len(texts)} texts, median of {ROUNDS} rounds; time in times of the first line\n")
+    print("| side | time |\n|---|---|")
     for name, taken in seconds.items():
-        print(f"| {name} | {taken / base:.2f} |")
+        print(f"| {name} | {statistics.median(taken) / base:.2f} |")
+    few = home / "few.txt"
+    few.write_text("\n".join(texts[:FEW]) + "\n")
+    for engine in ("local", *(["ray"] if find_spec("ray") else [])):
+        run = partial(run_job, {**job, "source": str(few)}, home / f"few-{engine}", engine)
+        start = statistics.median(seconds_of(run) for _ in range(ROUNDS))
+        print(f"\nOf that, {start / base:.2f} are there with {FEW} texts already ({engine}): what starting takes.")
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Seconds of a run that starts its engine itself."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def run_job(job: dict[str, object], output: Path, engine: str) -> None:
+    """A new job, whatever an earlier round left there."""
+    shutil.rmtree(output, ignore_errors=True)
     settings = JobSettings(str(job["model"]), layer=job["layer"])  # type: ignore[arg-type]
     embed_files(job["source"], output, settings, engine=engine, shard_rows=job["shard_rows"], show_progress=False)  # type: ignore[arg-type]
 
@@ -102,10 +124,16 @@ def fastembed(folder: Path, texts: list[str]) -> None:
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
-    TextEmbedding.add_custom_model(
-        model="minilm", pooling=PoolingType.DISABLED, normalization=False, sources=ModelSource(hf="minilm"), dim=384,
-        model_file="onnx/model.onnx", output_name="sentence_embedding",
-    )  # fmt: skip
+    if not any(known["model"] == "minilm" for known in TextEmbedding.list_supported_models()):
+        TextEmbedding.add_custom_model(
+            model="minilm",
+            pooling=PoolingType.DISABLED,
+            normalization=False,
+            sources=ModelSource(hf="minilm"),
+            dim=384,
+            model_file="onnx/model.onnx",
+            output_name="sentence_embedding",
+        )
     list(TextEmbedding("minilm", specific_model_path=str(folder)).embed(texts, parallel=2))
 
 

@@ -59,6 +59,12 @@ def reader(_elastic_folder, _onnx_folder, tmp_path, monkeypatch):
     (tmp_path / "texts").mkdir()
     lines = [f'{{"text": "Text number {number}"}}\n' for number in range(3)]
     (tmp_path / "texts" / "a.jsonl").write_text("".join(lines))
+    (tmp_path / "pairs.jsonl").write_text('{"anchor": "a", "positive": "b"}\n')
+    (tmp_path / "sts.csv").write_text("sentence1,sentence2,score\ncat,kitten,0.9\ncat,car,0.1\n")
+    (tmp_path / "cats" / "qrels").mkdir(parents=True)
+    for name in ("corpus", "queries"):
+        (tmp_path / "cats" / f"{name}.jsonl").write_text('{"_id": "1", "text": "cats purr"}\n')
+    (tmp_path / "cats" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t1\t1\n")
     return tmp_path
 
 
@@ -111,4 +117,5 @@ def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
     assert capsys.readouterr().out.strip()
     assert f"`{name}`" in (ROOT / "examples" / "README.md").read_text()
+    assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60
     assert not list(tmp_path.iterdir()), "an example leaves nothing behind"

@@ -50,6 +50,8 @@ EXPECTED = {
         "TteDepthEvaluator",
         "UtilizationEvaluator",
         "WeatEvaluator",
+        "write_model_card",
+        "write_report_page",
     ],
     "st_plugins.exits": [
         "Certificate",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 import st_plugins
-from st_plugins.commands.embed import HELP, embed_command
+from st_plugins.commands import bake, calibrate, doctor, elastic, embed, export, grid, index, inspect, report, search
 from st_plugins.errors import StPluginsError
 
 app = typer.Typer(
@@ -16,7 +16,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("embed", help=HELP)(embed_command)
+# In the order of their use.
+app.command("elastic", help=elastic.HELP)(elastic.elastic_command)
+app.command("grid", help=grid.HELP)(grid.grid_command)
+app.command("calibrate", help=calibrate.HELP)(calibrate.calibrate_command)
+app.command("bake", help=bake.HELP)(bake.bake_command)
+app.command("export", help=export.HELP)(export.export_command)
+app.command("embed", help=embed.HELP)(embed.embed_command)
+app.command("index", help=index.HELP)(index.index_command)
+app.command("search", help=search.HELP)(search.search_command)
+app.command("report", help=report.HELP)(report.report_command)
+app.command("inspect", help=inspect.HELP)(inspect.inspect_command)
+app.command("doctor", help=doctor.HELP)(doctor.doctor_command)
 
 
 @app.callback(invoke_without_command=True)

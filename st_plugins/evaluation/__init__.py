@@ -2,8 +2,10 @@
 
 from st_plugins.evaluation.compatibility import CompatibilityEvaluator
 from st_plugins.evaluation.grid import ElasticGridEvaluator
+from st_plugins.evaluation.model_cards import write_model_card
 from st_plugins.evaluation.mteb_encoder import MtebEncoder
 from st_plugins.evaluation.rank_me import RankMeEvaluator
+from st_plugins.evaluation.report_page import write_report_page
 from st_plugins.evaluation.tte_depth import TteDepthEvaluator
 from st_plugins.evaluation.utilization import UtilizationEvaluator
 from st_plugins.evaluation.weat import WeatEvaluator
@@ -16,4 +18,6 @@ __all__ = [
     "TteDepthEvaluator",
     "UtilizationEvaluator",
     "WeatEvaluator",
+    "write_model_card",
+    "write_report_page",
 ]

@@ -1,19 +1,15 @@
 """The policies of a model as a Markdown table, for its model card. They are calibrated elsewhere."""
 
-import os
-import re
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from st_plugins.errors import InputError
+from st_plugins.card_sections import write_section
 from st_plugins.exit_policies import ExitPolicy
 from st_plugins.fingerprints import fingerprint
 from st_plugins.first_modules import elastic_transformer
 
-_START, _END = "<!-- start of dynamic exits -->", "<!-- end of dynamic exits -->"
 _SECTION = """\
-{start}
 ## Dynamic Exits
 
 With `model.encode(texts, exit="...")` every text leaves at the layer it needs. The promise is about texts drawn as
@@ -21,7 +17,6 @@ those of the calibration were: their mean loss against the full depth, from 0 to
 the probability P over the draw of the calibration.
 
 {table}
-{end}
 """
 
 
@@ -77,20 +72,7 @@ def write_policy_table(model: SentenceTransformer, folder: str | Path) -> None:
         True
     """
     table = policy_table(model)
-    card = Path(folder) / "README.md"
-    if not card.is_file():
-        raise InputError(
-            f"The folder must hold README.md, the model card, but {folder} does not. Save the model there first: "
-            "model.save_pretrained(folder)."
-        )
-    section = _SECTION.format(start=_START, table=table, end=_END) if table else ""
-    content = card.read_text(encoding="utf-8")
-    before, *after = re.split(f"{_START}.*?{_END}\n?", content, maxsplit=1, flags=re.DOTALL)
-    if not after and section:
-        before = before.rstrip("\n") + "\n\n"
-    unfinished = card.with_name(".README.md.tmp")
-    unfinished.write_text(before + section + "".join(after), encoding="utf-8")
-    os.replace(unfinished, card)
+    write_section(folder, "dynamic exits", _SECTION.format(table=table) if table else "")
 
 
 def _row(policy: ExitPolicy, identity: str) -> str:

@@ -1,16 +1,8 @@
 import json
 
 import pyarrow.parquet as pq
-import pytest
 
 from st_plugins.commands.program import main
-
-
-@pytest.fixture
-def folder(model, tmp_path):
-    model.save_pretrained(str(tmp_path / "model"))
-    (tmp_path / "texts.txt").write_text("the cat\n\na dog\n")
-    return tmp_path
 
 
 def test_files_become_parquet(folder, capsys):

