@@ -613,3 +613,84 @@ def bag_of_words(logits, ids):
     """DupMAE: cross entropy of the words of a text under the best logit of each."""
     best = softmax([max(token[v] for token in logits) for v in range(len(logits[0]))])
     return -sum(math.log(best[word]) for word in set(ids)) / len(ids)
+
+
+def soft_contrastive(columns, labels, label_embeddings, temperature, label_temperature):
+    """Dialog2Flow; with one column each text is compared with all others."""
+    rows = len(labels)
+
+    def direction(first, second):
+        total = 0.0
+        for i in range(rows):
+            others = [j for j in range(rows) if len(columns) == 2 or j != i]
+            wanted = [cosine(label_embeddings[labels[i]], label_embeddings[labels[j]]) for j in others]
+            target = softmax([x / label_temperature for x in wanted])
+            scores = softmax([cosine(first[i], second[j]) / temperature for j in others])
+            total -= sum(t * math.log(s) for t, s in zip(target, scores, strict=True))
+        return total / rows
+
+    return (direction(columns[0], columns[-1]) + direction(columns[-1], columns[0])) / 2
+
+
+def fixed_vector_cross_entropy(rows, labels, class_vectors, scale, similarity):
+    total = 0.0
+    for row, label in zip(rows, labels, strict=True):
+        total -= math.log(softmax([scale * similarity(row, vector) for vector in class_vectors])[label])
+    return total / len(rows)
+
+
+def orthogonal_projection(rows, classes, negative_weight):
+    """OPL over the pairs of different rows."""
+    same, different = [], []
+    for i, x in enumerate(rows):
+        for j, y in enumerate(rows):
+            if i != j:
+                (same if classes[i] == classes[j] else different).append(cosine(x, y))
+    within = 1 - sum(same) / len(same) if same else 0.0
+    return within + (negative_weight * abs(sum(different) / len(different)) if different else 0.0)
+
+
+def mixup_contrastive(anchors, texts, positives, negatives, *, kind, weight, share, with_anchor, margin, alpha, beta):
+    """Metrix; ``positives[i]`` and ``negatives[i]`` are positions in ``texts``."""
+
+    def value(examples):
+        """``examples`` are (cosine, how much a positive, how much a negative)."""
+        if kind == "contrastive":
+            return sum(-p * s + n * max(0.0, s - margin) for s, p, n in examples)
+        up = math.log(1 + sum(p * math.exp(-alpha * (s - margin)) for s, p, _ in examples)) / alpha
+        return up + math.log(1 + sum(n * math.exp(beta * (s - margin)) for s, _, n in examples)) / beta
+
+    total = 0.0
+    for i, anchor in enumerate(anchors):
+        clean = [(cosine(anchor, texts[j]), 1, 0) for j in positives[i]]
+        clean += [(cosine(anchor, texts[j]), 0, 1) for j in negatives[i]]
+        total += value(clean)
+        near = [anchor] if with_anchor else [texts[j] for j in positives[i]]
+        far = [texts[j] for j in negatives[i]]
+        mixed = []
+        for x in near:
+            for n in far:
+                x_unit, n_unit = truncate(x, len(x)), truncate(n, len(n))
+                v = [share * a + (1 - share) * b for a, b in zip(x_unit, n_unit, strict=True)]
+                mixed.append((cosine(anchor, v), share / len(far), (1 - share) / len(near)))
+        total += weight * value(mixed)
+    return total / len(anchors)
+
+
+def guided_negatives(columns, guides, temperature, margin, *, relative=False, anchors=True, positives=True):
+    """GIST without comparing a text with itself, and without those as similar as the positive."""
+    rows = len(columns[0])
+    total = 0.0
+    for i in range(rows):
+        limit = cosine(guides[0][i], guides[1][i])
+        limit -= margin * abs(limit) if relative else margin
+        pairs = [(0, k, j) for k in range(1, len(columns)) for j in range(rows)]
+        pairs += [(0, 0, j) for j in range(rows) if j != i] if anchors else []
+        pairs += [(1, 1, j) for j in range(rows) if j != i] if positives else []
+        own = cosine(columns[0][i], columns[1][i]) / temperature
+        kept = [own]
+        for a, b, j in pairs:
+            if (a, b, j) != (0, 1, i) and cosine(guides[a][i], guides[b][j]) < limit - 1e-6:
+                kept.append(cosine(columns[a][i], columns[b][j]) / temperature)
+        total -= math.log(softmax(kept)[0])
+    return total / rows

@@ -71,11 +71,18 @@ EXPECTED = {
     "st_plugins.losses": [
         "ElasticLoss",
         "EspressoLoss",
+        "FixedVectorCrossEntropyLoss",
         "GenerationRetrievalLoss",
         "GivenNegativesLoss",
+        "GuidedNegativesLoss",
         "MaskedAutoencoderLoss",
+        "MixupContrastiveLoss",
+        "OrthogonalProjectionLoss",
+        "SoftContrastiveLoss",
         "StarbucksLoss",
         "TwoDMatryoshkaLoss",
+        "class_means",
+        "simplex_vertices",
     ],
     "st_plugins.modules": [
         "AttentionPooling",

@@ -31,11 +31,51 @@ def check_first_batch(loss: nn.Module, embeddings: list[Tensor], labels: Tensor 
             f"text columns and {_described(labels)}; it says: {error} "
             "Give the columns and labels that its documentation asks for."
         ) from error
+    check_comparison(type(loss).__name__, rows, value)
+
+
+def check_comparison(name: str, rows: int, value: Tensor) -> None:
+    """Raise :class:`~st_plugins.errors.LossError` if a batch of one row leaves a loss nothing to compare.
+
+    Args:
+        name: That of the loss, for the message.
+        rows: How many the batch has.
+        value: What the loss says about it.
+    """
     if rows == 1 and value == 0:
         raise LossError(
-            f"{type(loss).__name__} must have more than one text per batch to compare with, got a batch of one. "
+            f"{name} must have more than one text per batch to compare with, got a batch of one. "
             "Set per_device_train_batch_size to 2 or more."
         )
+
+
+def check_classes(name: str, labels: Tensor | None, rows: int, classes: int | None = None) -> Tensor:
+    """Class labels as the losses over classes want them.
+
+    Args:
+        name: That of the loss, for the messages.
+        labels: What came with the batch.
+        rows: How many the batch has.
+        classes: How many classes there are, if that is known.
+
+    Returns:
+        Tensor: (B,), integers.
+
+    Raises:
+        LossError: If they are no integers, not one per row, or not among the classes.
+    """
+    if labels is None or labels.is_floating_point() or labels.is_complex() or labels.shape != (rows,):
+        raise LossError(
+            f"{name} must have one integer per row, the class of its texts, for {rows} rows got {_described(labels)}. "
+            "Add a column named label with the numbers of the classes."
+        )
+    # An index out of range would end the process on a GPU.
+    if classes is not None and ((labels < 0) | (labels >= classes)).any():
+        raise LossError(
+            f"{name} must have labels from 0 to {classes - 1}, as it was given {classes} classes, got "
+            f"{int(labels.min())} to {int(labels.max())}. Number the classes by the rows of what the loss was given."
+        )
+    return labels.long()
 
 
 def check_numbers(what: str, values: list[Tensor]) -> None:

@@ -49,3 +49,53 @@ NV_EMBED = """
     archivePrefix={arXiv}
 }
 """
+
+DIALOG2FLOW = """
+@inproceedings{burdisso2024dialog2flow,
+    title={Dialog2Flow: Pre-training Soft-Contrastive Action-Driven Sentence Embeddings for Automatic Dialog Flow Extraction},
+    author={Sergio Burdisso and Srikanth Madikeri and Petr Motlicek},
+    booktitle={EMNLP},
+    year={2024},
+    url={https://arxiv.org/abs/2410.18481}
+}
+"""  # noqa: E501
+
+DEFSENT_PLUS = """
+@misc{liu2024defsent,
+    title={DefSent+: Improving sentence embeddings of language models by projecting definition sentences into a quasi-isotropic or isotropic vector space of unlimited dictionary entries},
+    author={Xiaodong Liu},
+    year={2024},
+    eprint={2405.16153},
+    archivePrefix={arXiv}
+}
+"""  # noqa: E501
+
+METRIX = """
+@inproceedings{venkataramanan2022metrix,
+    title={It Takes Two to Tango: Mixup for Deep Metric Learning},
+    author={Shashanka Venkataramanan and Bill Psomas and Ewa Kijak and Laurent Amsaleg and others},
+    booktitle={ICLR},
+    year={2022},
+    url={https://arxiv.org/abs/2106.04990}
+}
+"""
+
+ORTHOGONAL_PROJECTION = """
+@inproceedings{ranasinghe2021orthogonal,
+    title={Orthogonal Projection Loss},
+    author={Kanchana Ranasinghe and Muzammal Naseer and Munawar Hayat and Salman Khan and Fahad Shahbaz Khan},
+    booktitle={ICCV},
+    year={2021},
+    url={https://arxiv.org/abs/2103.14021}
+}
+"""
+
+GIST = """
+@misc{solatorio2024gistembed,
+    title={GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning},
+    author={Aivin V. Solatorio},
+    year={2024},
+    eprint={2402.16829},
+    archivePrefix={arXiv}
+}
+"""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from st_plugins.errors import LossError
 from st_plugins.functional import truncate
 from st_plugins.losses.citations import TWO_D_MATRYOSHKA
+from st_plugins.losses.frozen_models import check_own_weights, embed_frozen
 from st_plugins.losses.layer_loss import LayerLoss
 from st_plugins.losses.layers import Size, check_sizes, task_loss
 
@@ -135,7 +136,8 @@ class ElasticLoss(LayerLoss):
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar."""
         features = list(sentence_features)
-        taught = None if self.teacher is None else [self._teach(column) for column in features]
+        teacher = self.teacher
+        taught = None if teacher is None else [embed_frozen(teacher, c, self.mini_batch_size) for c in features]
         return self._run(features, labels, self.layers, lambda columns: self.compute_loss(columns, labels, taught))
 
     def compute_loss(self, columns: list[Tensor], labels: Tensor | None, taught: list[Tensor] | None = None) -> Tensor:
@@ -198,22 +200,6 @@ class ElasticLoss(LayerLoss):
         crossed = crossed + self.divergence(torch.cat(cut) @ torch.cat(deep).T, neighbours)
         return value + self.cross_size_weight * crossed
 
-    @torch.no_grad()
-    def _teach(self, features: dict[str, Any]) -> Tensor:
-        """The teacher's embeddings (B, D') of one column, with the memory of a mini-batch where one is set."""
-        teacher: Any = self.teacher
-        teacher.eval()  # the trainer puts the whole loss into training mode
-        rows = len(features["input_ids"])
-        step = self.mini_batch_size or rows
-        parts = [
-            {
-                name: value[start : start + step] if isinstance(value, Tensor) else value
-                for name, value in features.items()
-            }
-            for start in range(0, rows, step)
-        ]
-        return torch.cat([teacher(part)["sentence_embedding"] for part in parts])
-
     def options(self) -> dict[str, Any]:
         """See :class:`LayerLoss`."""
         return {
@@ -232,11 +218,8 @@ def _scores(embeddings: list[Tensor]) -> Tensor:
 
 
 def _check_teacher(teacher: SentenceTransformer, model: SentenceTransformer) -> None:
-    if isinstance(teacher, nn.Module) and {*teacher.parameters()} & {*model.parameters()}:
-        raise LossError(
-            "teacher must have weights of its own, this one shares some with the model and would be trained with it. "
-            "Pass copy.deepcopy(model)."
-        )
+    if isinstance(teacher, nn.Module):
+        check_own_weights("teacher", teacher, model)
     is_transformer = isinstance(teacher, SentenceTransformer) and isinstance(teacher[0], Transformer)
     if not is_transformer or teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise LossError(

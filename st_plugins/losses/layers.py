@@ -107,15 +107,21 @@ def check_base_loss(loss: nn.Module) -> None:
         )
 
 
-def check_options(*, mini_batch_size: int | None, temperature: float, **weights: float) -> None:
+def check_options(*, mini_batch_size: int | None, temperature: float = 1.0, **weights: float) -> None:
     """Raise :class:`~st_plugins.errors.LossError` naming the first option that is out of range."""
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
-    if not temperature > 0:
-        raise LossError(f"temperature must be > 0, got {temperature!r}.")
+    check_positive(temperature=temperature)
     if mini_batch_size is not None and mini_batch_size < 1:
         raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
+
+
+def check_positive(**options: float) -> None:
+    """Raise :class:`~st_plugins.errors.LossError` naming the first option that is not greater than zero."""
+    for name, value in options.items():
+        if not value > 0:
+            raise LossError(f"{name} must be > 0, got {value!r}.")
 
 
 def check_sizes(sizes: Iterable[Size], full: Size) -> tuple[Size, ...]:

@@ -5,7 +5,7 @@ from sentence_transformers.sentence_transformer import losses as host
 from loss_cases import batch
 from st_plugins.errors import LossError
 from st_plugins.losses import ElasticLoss, EspressoLoss, StarbucksLoss, TwoDMatryoshkaLoss
-from st_plugins.losses.batch_checks import check_first_batch, check_numbers
+from st_plugins.losses.batch_checks import check_classes, check_comparison, check_first_batch, check_numbers
 
 TWO_COLUMNS = [torch.eye(3), torch.eye(3)]
 
@@ -49,6 +49,21 @@ def test_memory_that_runs_out_is_not_blamed_on_the_labels(model, monkeypatch):
     monkeypatch.setattr(loss, "compute_loss_from_embeddings", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         check_first_batch(loss, TWO_COLUMNS, None)
+
+
+def test_a_comparison_needs_two_rows_or_a_value():
+    check_comparison("ThisLoss", 1, torch.tensor(0.3))
+    check_comparison("ThisLoss", 2, torch.tensor(0.0))
+    with pytest.raises(LossError, match="ThisLoss must have more than one text per batch .* got a batch of one. Set"):
+        check_comparison("ThisLoss", 1, torch.tensor(0.0))
+
+
+def test_classes_are_integers_one_per_row_and_among_those_there_are():
+    assert check_classes("ThisLoss", torch.tensor([7, 0], dtype=torch.int32), 2).dtype == torch.int64
+    with pytest.raises(LossError, match="ThisLoss must have one integer per row, .* for 3 rows got labels of torch"):
+        check_classes("ThisLoss", torch.tensor([7, 0]), 3)
+    with pytest.raises(LossError, match="ThisLoss must have labels from 0 to 6, as it was given 7 classes, got 0 to 7"):
+        check_classes("ThisLoss", torch.tensor([7, 0]), 2, 7)
 
 
 def test_only_nan_is_no_number():

@@ -16,6 +16,11 @@ from st_plugins.losses import citations
         (losses.MaskedAutoencoderLoss, "2410.13230"),
         (losses.GenerationRetrievalLoss, "2408.03402"),
         (losses.GivenNegativesLoss, "2405.17428"),
+        (losses.SoftContrastiveLoss, "2410.18481"),
+        (losses.FixedVectorCrossEntropyLoss, "2405.16153"),
+        (losses.MixupContrastiveLoss, "2106.04990"),
+        (losses.OrthogonalProjectionLoss, "2103.14021"),
+        (losses.GuidedNegativesLoss, "2402.16829"),
     ],
 )
 def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
@@ -30,5 +35,10 @@ def test_entries_are_whole():
         citations.STARBUCKS,
         citations.GENERATION_RETRIEVAL,
         citations.NV_EMBED,
+        citations.DIALOG2FLOW,
+        citations.DEFSENT_PLUS,
+        citations.METRIX,
+        citations.ORTHOGONAL_PROJECTION,
+        citations.GIST,
     ):
         assert re.fullmatch(r"\n@\w+\{\w+,\n(    \w+=\{.+\},?\n)+\}\n", entry)

@@ -1,5 +1,7 @@
 """Losses under distributed training: two processes that average their gradients."""
 
+import copy
+
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -49,3 +51,57 @@ def test_two_processes_average_their_gradients(plain, tmp_path, mini_batch_size)
     for name in first:
         torch.testing.assert_close(first[name], second[name])
         torch.testing.assert_close(first[name], (expected[0][name] + expected[1][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+CLASSES = torch.tensor([0, 1, 2, 2, 1, 0])
+
+
+def _gathering(model, **options):
+    """Name -> loss, columns of texts, labels: all that look at the other rows of a batch."""
+    names = torch.randn(3, 6, generator=torch.Generator().manual_seed(5))
+    guide = copy.deepcopy(model)
+    with torch.no_grad():
+        guide[0].model.embeddings.word_embeddings.weight.mul_(0.5)
+    ours = st_plugins.losses
+    return {
+        "soft": (ours.SoftContrastiveLoss(model, names, **options), 2, CLASSES),
+        "mixup": (ours.MixupContrastiveLoss(model, **options), 2, None),
+        "orthogonal": (ours.OrthogonalProjectionLoss(model, **options), 1, CLASSES),
+        "guided": (ours.GuidedNegativesLoss(model, guide, temperature=0.1, **options), 2, None),
+    }
+
+
+def _gathered_steps(model, rows, **options):
+    found = {}
+    for name, (loss, columns, labels) in _gathering(model, **options).items():
+        model.zero_grad()
+        texts = [model.preprocess(side[rows]) for side in (ANCHORS, POSITIVES)][:columns]
+        torch.manual_seed(2)  # what mixup draws
+        value = loss(texts, None if labels is None else labels[rows])
+        value.backward()
+        gradient = {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}
+        found[name] = value.detach(), gradient
+    return found
+
+
+def _gathering_worker(rank, folder, mini_batch_size):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = SentenceTransformer(f"{folder}/model", device="cpu").eval()
+    options = {"mini_batch_size": mini_batch_size, "gather_across_devices": True}
+    torch.save(_gathered_steps(model, HALVES[rank], **options), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mini_batch_size", [None, 2])
+def test_gathered_over_two_processes_it_is_the_loss_of_the_whole_batch(plain, tmp_path, mini_batch_size):
+    plain.save_pretrained(str(tmp_path / "model"))
+    multiprocessing.spawn(_gathering_worker, (str(tmp_path), mini_batch_size), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, (value, expected) in _gathered_steps(plain.eval(), slice(None)).items():
+        torch.testing.assert_close(first[name][0], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(second[name][0], value, rtol=1e-4, atol=1e-6)
+        for key, gradient in expected.items():
+            average = (first[name][1][key] + second[name][1][key]) / 2
+            torch.testing.assert_close(average, gradient, rtol=1e-3, atol=1e-5)

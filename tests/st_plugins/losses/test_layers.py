@@ -7,6 +7,7 @@ from st_plugins.errors import LossError, SizeError, UnsupportedModelError
 from st_plugins.losses.layers import (
     check_base_loss,
     check_options,
+    check_positive,
     check_sizes,
     full_size,
     layer_loss,
@@ -77,3 +78,10 @@ def test_the_menu_follows_the_paper_in_proportion():
     assert starbucks_menu(12, 768) == [(2, 32), (4, 64), (6, 128), (8, 256), (10, 512)]  # the paper's own
     assert starbucks_menu(6, 384) == [(1, 16), (2, 32), (3, 64), (4, 128), (5, 256)]
     assert all(layer < 2 and dim >= 1 for layer, dim in starbucks_menu(2, 8))
+
+
+def test_what_has_to_be_positive_is_named():
+    check_positive(scale=0.1, temperature=float("inf"))
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(LossError, match=f"scale must be > 0, got {wrong}"):
+            check_positive(temperature=1.0, scale=wrong)
