@@ -75,8 +75,10 @@ EXPECTED = {
         "GenerationRetrievalLoss",
         "GivenNegativesLoss",
         "GuidedNegativesLoss",
+        "IndividualTemperatureLoss",
         "MaskedAutoencoderLoss",
         "MixupContrastiveLoss",
+        "MomentumQueueLoss",
         "OrthogonalProjectionLoss",
         "SoftContrastiveLoss",
         "StarbucksLoss",
@@ -104,6 +106,7 @@ EXPECTED = {
     ],
     "st_plugins.multi_vector": ["ExactIndex", "MultiVectorSearch", "TokenRetrieval", "carve_balls"],
     "st_plugins.training": [
+        "LossStateCallback",
         "NestedMaskingCollator",
         "WordRepetitionCollator",
         "add_lora",

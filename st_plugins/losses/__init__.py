@@ -7,8 +7,10 @@ from st_plugins.losses.fixed_vector_cross_entropy import FixedVectorCrossEntropy
 from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
 from st_plugins.losses.given_negatives import GivenNegativesLoss
 from st_plugins.losses.guided_negatives import GuidedNegativesLoss
+from st_plugins.losses.individual_temperature import IndividualTemperatureLoss
 from st_plugins.losses.masked_autoencoder import MaskedAutoencoderLoss
 from st_plugins.losses.mixup_contrastive import MixupContrastiveLoss
+from st_plugins.losses.momentum_queue import MomentumQueueLoss
 from st_plugins.losses.orthogonal_projection import OrthogonalProjectionLoss
 from st_plugins.losses.soft_contrastive import SoftContrastiveLoss
 from st_plugins.losses.starbucks import StarbucksLoss
@@ -21,8 +23,10 @@ __all__ = [
     "GenerationRetrievalLoss",
     "GivenNegativesLoss",
     "GuidedNegativesLoss",
+    "IndividualTemperatureLoss",
     "MaskedAutoencoderLoss",
     "MixupContrastiveLoss",
+    "MomentumQueueLoss",
     "OrthogonalProjectionLoss",
     "SoftContrastiveLoss",
     "StarbucksLoss",

@@ -99,3 +99,24 @@ GIST = """
     archivePrefix={arXiv}
 }
 """
+
+INDIVIDUAL_TEMPERATURE = """
+@inproceedings{qiu2023semantics,
+    title={Not All Semantics are Created Equal: Contrastive Self-supervised Learning \
+with Automatic Temperature Individualization},
+    author={Zi-Hao Qiu and Quanqi Hu and Zhuoning Yuan and Denny Zhou and Lijun Zhang and Tianbao Yang},
+    booktitle={ICML},
+    year={2023},
+    url={https://arxiv.org/abs/2305.11965}
+}
+"""
+
+MOMENTUM_QUEUE = """
+@misc{wu2021esimcse,
+    title={ESimCSE: Enhanced Sample Building Method for Contrastive Learning of Unsupervised Sentence Embedding},
+    author={Xing Wu and Chaochen Gao and Liangjun Zang and Jizhong Han and Zhongyuan Wang and Songlin Hu},
+    year={2021},
+    eprint={2109.04380},
+    archivePrefix={arXiv}
+}
+"""

@@ -43,9 +43,9 @@ class MaskedAutoencoderLoss(nn.Module):
     whose pooling reads them, as the mean does.
 
     The head (W, b, LayerNorm, c) and the decoder, at first a copy of the model's first block, belong to the loss. The
-    trainer optimises them with the model, and they are saved neither with it nor in checkpoints: a resumed run starts
-    with new ones. No size is recorded as trained, because token states are no embeddings yet: go on with
-    :class:`~st_plugins.losses.StarbucksLoss` or :class:`~st_plugins.losses.ElasticLoss`.
+    trainer optimises them with the model, and does not save them: a resumed run starts with new ones, unless
+    :class:`~st_plugins.training.LossStateCallback` keeps them. No size is recorded as trained, because token states are
+    no embeddings yet: go on with :class:`~st_plugins.losses.StarbucksLoss` or :class:`~st_plugins.losses.ElasticLoss`.
 
     Args:
         model: An elastic model, see :func:`st_plugins.elastic`.

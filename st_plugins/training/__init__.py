@@ -1,9 +1,10 @@
-"""What training needs besides a loss: examples and batches for it, gates, two stages, LoRA, merging."""
+"""What training needs besides a loss: examples and batches for it, saved losses, gates, two stages, LoRA, merging."""
 
 from st_plugins.training.example_labels import class_examples, similarity_examples
 from st_plugins.training.exit_gates import train_gates
 from st_plugins.training.instructions import instruction_prompt
 from st_plugins.training.lora import add_lora, merge_lora
+from st_plugins.training.loss_state import LossStateCallback
 from st_plugins.training.merge_learning import learn_merge
 from st_plugins.training.merging import merge_models
 from st_plugins.training.modality_negatives import mine_modality_negatives
@@ -13,6 +14,7 @@ from st_plugins.training.two_stage import two_stage_trainer
 from st_plugins.training.word_repetition import WordRepetitionCollator
 
 __all__ = [
+    "LossStateCallback",
     "NestedMaskingCollator",
     "WordRepetitionCollator",
     "add_lora",

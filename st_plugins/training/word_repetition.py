@@ -1,6 +1,6 @@
 """Makes pairs out of texts alone: each text, and the same text with some of its tokens said twice (ESimCSE).
 
-It does not compute a loss; give it to the trainer with ``MultipleNegativesRankingLoss``.
+It does not compute a loss; give it to the trainer with ``MultipleNegativesRankingLoss`` or ``MomentumQueueLoss``.
 """
 
 from typing import Any, ClassVar

@@ -21,6 +21,8 @@ from st_plugins.losses import citations
         (losses.MixupContrastiveLoss, "2106.04990"),
         (losses.OrthogonalProjectionLoss, "2103.14021"),
         (losses.GuidedNegativesLoss, "2402.16829"),
+        (losses.IndividualTemperatureLoss, "2305.11965"),
+        (losses.MomentumQueueLoss, "2109.04380"),
     ],
 )
 def test_every_loss_cites_the_paper_that_its_docstring_names(loss, arxiv):
@@ -40,5 +42,7 @@ def test_entries_are_whole():
         citations.METRIX,
         citations.ORTHOGONAL_PROJECTION,
         citations.GIST,
+        citations.INDIVIDUAL_TEMPERATURE,
+        citations.MOMENTUM_QUEUE,
     ):
         assert re.fullmatch(r"\n@\w+\{\w+,\n(    \w+=\{.+\},?\n)+\}\n", entry)

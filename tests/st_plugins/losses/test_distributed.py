@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import st_plugins
 from loss_cases import ANCHORS, POSITIVES
+from st_plugins.training.loss_state import own_state
 
 HALVES = (slice(0, 3), slice(3, 6))
 
@@ -105,3 +106,51 @@ def test_gathered_over_two_processes_it_is_the_loss_of_the_whole_batch(plain, tm
         for key, gradient in expected.items():
             average = (first[name][1][key] + second[name][1][key]) / 2
             torch.testing.assert_close(average, gradient, rtol=1e-3, atol=1e-5)
+
+
+def _stateful(kind, model, gather):
+    if kind == "queue":
+        return st_plugins.losses.MomentumQueueLoss(model, queue_size=8, momentum=0.5, gather_across_devices=gather)
+    return st_plugins.losses.IndividualTemperatureLoss(model, 9, rho=0.3, gather_across_devices=gather)
+
+
+def _two_steps(model, wrapped, rows, kind, gather):
+    """Gradients of the second step, and what the loss remembers after it."""
+    model.eval()  # no dropout
+    loss = _stateful(kind, model, gather)
+    loss.model = wrapped
+    for _ in range(2):
+        model.zero_grad()
+        columns = [model.preprocess(ANCHORS[rows]), model.preprocess(POSITIVES[rows])]
+        loss(columns, torch.arange(6)[rows]).backward()
+    memory = {name: value.detach().clone() for name, value in own_state(loss, model).items()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"memory": memory, "gradients": gradients}
+
+
+def _stateful_worker(rank, folder, kind):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = SentenceTransformer(f"{folder}/model", device="cpu")
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)  # as the trainer does
+    found = {gather: _two_steps(model, wrapped, HALVES[rank], kind, gather) for gather in (True, False)}
+    torch.save(found, f"{folder}/{kind}-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["queue", "temperature"])
+def test_two_processes_remember_the_same_and_gathered_learn_what_one_does(plain, tmp_path, kind):
+    plain.save_pretrained(str(tmp_path / "model"))
+    multiprocessing.spawn(_stateful_worker, (str(tmp_path), kind), nprocs=2)
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = _two_steps(model, model, slice(0, 6), kind, False)
+    first, second = (torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(2))
+    for found in (first, second):
+        for part in ("memory", "gradients"):
+            assert found[True][part].keys() == expected[part].keys()
+            for name, value in expected[part].items():
+                torch.testing.assert_close(found[True][part][name], value, rtol=1e-4, atol=1e-6)
+    for name, value in first[False]["memory"].items():
+        torch.testing.assert_close(second[False]["memory"][name], value, rtol=0, atol=0)
+        assert value.shape == expected["memory"][name].shape
