@@ -121,7 +121,10 @@ class ContextWindows:
     def _ids(self, text: str, prompt: str) -> list[int]:
         features = self._reader.preprocess([text], prompt=prompt or None)
         if features.get("modality", "text") != "text":
-            raise UnsupportedModelError("ContextWindows needs a model that reads plain text, got one of chat messages.")
+            raise UnsupportedModelError(
+                "ContextWindows needs a model that reads plain text, got one of chat messages. "
+                "Load it with modality_config limited to text."
+            )
         return features["input_ids"][0].tolist()
 
     def _windows(self, ids: list[int], head: int) -> list[list[int]]:

@@ -96,10 +96,8 @@ def _with_longer_table(
         )
     table = PositionTable.of(network)
     original = _checked(table.length, max_length, original_length)
-    table.replace(
-        extended_table(table.rows[:original], stretch(original, max_length), method),
-        network.config,
-    )
+    rows = extended_table(table.rows[:original], stretch(original, max_length), method)
+    table.replace(rows, network.config)
     if not keep_short:
         return transformer
     if method != "interpolate":

@@ -47,6 +47,14 @@ def test_frequencies_by_hand():
     torch.testing.assert_close(ntk.rotary_emb.inv_freq[-1], old[-1] / 5 ** ((width - 2) / width))
 
 
+def test_frequencies_that_were_rounded_are_computed_anew():
+    network = families.build("llama")
+    exact = network.rotary_emb.inv_freq.clone()
+    network.half()  # buffers too
+    scale_rotary(network, 4, "interpolate")
+    torch.testing.assert_close(network.rotary_emb.inv_freq, exact / 4)
+
+
 def test_layers_with_a_window_keep_their_frequencies():
     network = families.build("modernbert")
     old = network.rotary_emb.sliding_attention_inv_freq.clone()
