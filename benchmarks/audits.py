@@ -4,7 +4,6 @@ It needs ``ST_PLUGINS_DATA``. Names of parts as arguments run these alone: searc
 """
 
 import sys
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +17,14 @@ from torch import Tensor
 
 import st_plugins
 from public_sets import FOLDER, Retrieval, require_folder, retrieval_sets, similarity_sets, training_pairs
-from size_scores import ndcg_at_10
-from st_plugins.evaluation import (
-    ElasticGridEvaluator,
-    RankMeEvaluator,
-    TteDepthEvaluator,
-    UtilizationEvaluator,
-    WeatEvaluator,
-)
+from size_scores import embed_layers, ndcg_at_10, spearman
+from st_plugins.evaluation import TteDepthEvaluator, UtilizationEvaluator, WeatEvaluator
+from st_plugins.evaluation.rank_me import effective_rank
 from st_plugins.modules import DebiasProjection, RelativeRepresentation, RobustNormalizer
 
 QUESTIONS = 500
 TEXTS = 2000  # to measure a rank, to fit a normalizer
 SHARED = (300, 1000)  # texts that both models have embedded
-LAYERS = tuple(range(1, 7))
 
 MEN = "John Paul Mike Kevin Steve Greg Jeff Bill Brian Frank".split()
 WOMEN = "Amy Joan Lisa Sarah Diana Kate Ann Donna Emily Laura".split()
@@ -59,8 +52,7 @@ def main() -> None:
 
 def search(new: SentenceTransformer) -> None:
     """Questions by the new model on an index of an old one, SQuAD."""
-    task = retrieval_sets(("squad",))["squad"]
-    task = Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
+    task = small(retrieval_sets(("squad",))["squad"])
     elastic = st_plugins.elastic(new)
     olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
     olds["model2vec"] = SentenceTransformer(str(FOLDER / "_models" / "model2vec-vocab-quantized"), device="cpu")
@@ -73,28 +65,25 @@ def search(new: SentenceTransformer) -> None:
         before = score(embedded(old, task.questions), index, task)
         for count in SHARED:
             cells = [
-                score(related(x[:count], asked, center), related(y[:count], index, center), task)
+                f"{score(related(x[:count], asked, center), related(y[:count], index, center), task):.1f}"
                 for center in (False, True)
             ]
-            cells += [
-                adapted(new, shared[:count], y[:count], index, task, method) for method in ("ridge", "procrustes")
-            ]
-            print(
-                f"| {name} | {before:.1f} | {count} | " + " | ".join(cell_of(cell) for cell in cells) + " |", flush=True
-            )
+            for method in ("ridge", "procrustes"):
+                is_enough = method == "ridge" or count >= min(x.shape[1], y.shape[1])
+                adapter = (
+                    st_plugins.adapt_to_index(new, y[:count], shared[:count], method=method) if is_enough else None
+                )
+                cells.append("" if adapter is None else f"{score(behind(new, adapter, asked), index, task):.1f}")
+            print(f"| {name} | {before:.1f} | {count} | " + " | ".join(cells) + " |", flush=True)
 
 
 def related(anchors: Tensor, embeddings: Tensor, center: bool) -> Tensor:
-    return mapped(RelativeRepresentation.from_anchors(anchors, center=center), embeddings)
+    return mapped([RelativeRepresentation.from_anchors(anchors, center=center)], embeddings)
 
 
-def adapted(
-    new: SentenceTransformer, shared: Texts, y: Tensor, index: Tensor, task: Retrieval, method: str
-) -> float | None:
-    narrower = min(new.get_embedding_dimension(), y.shape[1])
-    if method == "procrustes" and len(shared) < narrower:
-        return None
-    return score(embedded(st_plugins.adapt_to_index(new, y, shared, method=method), task.questions), index, task)
+def behind(plain: SentenceTransformer, adapter: SentenceTransformer, embeddings: Tensor) -> Tensor:
+    """What the adapter's own modules make of the plain model's embeddings."""
+    return mapped(list(adapter.children())[len(list(plain.children())) :], embeddings)
 
 
 def rank(model: SentenceTransformer) -> None:
@@ -104,39 +93,33 @@ def rank(model: SentenceTransformer) -> None:
     models = {"as it is": elastic, "aligned": st_plugins.align_layers(elastic, texts)}
     print("| layer | " + " | ".join(f"RankMe, {name} | STSb, {name}" for name in models) + " |")
     print("|---" * (1 + 2 * len(models)) + "|")
-    columns = []
-    for each in models.values():
-        for evaluator in (RankMeEvaluator(texts), EmbeddingSimilarityEvaluator(first, second, scores)):
-            grid = ElasticGridEvaluator(evaluator, layers=LAYERS, dims=[384])
-            grid(each)
-            columns.append([point.score for point in grid.points])
-    for layer, row in zip(LAYERS, zip(*columns, strict=True), strict=True):
-        cells = [f"{value:.1f}" if column % 2 == 0 else f"{100 * value:.1f}" for column, value in enumerate(row)]
-        print(f"| {layer} | " + " | ".join(cells) + " |")
+    found = [[embed_layers(each, side) for side in (texts, first, second)] for each in models.values()]
+    for layer in range(len(found[0][0])):
+        cells = []
+        for corpus, one, other in found:
+            cells.append(f"{effective_rank(corpus[layer].numpy()):.0f}")
+            cells.append(f"{spearman(one[layer], other[layer], scores, one.shape[-1]):.1f}")
+        print(f"| {layer + 1} | " + " | ".join(cells) + " |")
 
 
 def robust(model: SentenceTransformer) -> None:
-    """Similarity and binary codes with and without a normalizer that was fitted to other texts."""
-    elastic, texts = st_plugins.elastic(model), spread_texts(TEXTS)
+    """Similarity, search, and search by codes of one bit, with and without a normalizer fitted to other texts."""
+    elastic = st_plugins.elastic(model)
     first, second, scores = similarity_sets()["stsb"]
-    task = retrieval_sets(("squad",))["squad"]
+    task = small(retrieval_sets(("squad",))["squad"])
+    sides = [embed_layers(elastic, side) for side in (first, second, task.questions, task.documents)]
+    corpus = embed_layers(elastic, spread_texts(TEXTS))
     print("| layer | STSb | normalized | SQuAD | normalized | SQuAD, one bit | normalized |")
     print("|---" * 7 + "|")
-    for layer in LAYERS:
-        options = {"layer": layer, "allow_untrained": True}
-        normalizer = RobustNormalizer.fitted(embedded(elastic, texts, **options))
-        similarity = EmbeddingSimilarityEvaluator(first, second, scores)
-        at_layer = st_plugins.bake(elastic, layer=layer)
-        cells = [
-            100 * similarity(each)["spearman_cosine"]
-            for each in (at_layer, SentenceTransformer(modules=[*at_layer, normalizer], device="cpu"))
-        ]
-        sides = [embedded(at_layer, side) for side in (task.questions[:QUESTIONS], task.documents)]
-        small = Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
-        normalized = [mapped(normalizer, side) for side in sides]
-        cells += [score(*sides, small), score(*normalized, small)]
-        cells += [score(*map(signs, pair), small) for pair in (sides, normalized)]
-        print(f"| {layer} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |", flush=True)
+    for layer in range(len(corpus)):
+        plain = [side[layer] for side in sides]
+        normalizer = RobustNormalizer.fitted(corpus[layer])
+        normalized = [mapped([normalizer], side) for side in plain]
+        width = corpus.shape[-1]
+        cells = [spearman(*each[:2], scores, width) for each in (plain, normalized)]
+        cells += [score(*each[2:], task) for each in (plain, normalized)]
+        cells += [score(*map(signs, each[2:]), task) for each in (plain, normalized)]
+        print(f"| {layer + 1} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
 
 
 def signs(vectors: Tensor) -> Tensor:
@@ -210,21 +193,24 @@ def spread_texts(count: int) -> Texts:
     return [text for row in zip(*columns, strict=True) for text in row][:count]
 
 
-def embedded(model: SentenceTransformer, texts: Texts, **options: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(model.encode(texts, **options)))
+def embedded(model: SentenceTransformer, texts: Texts) -> Tensor:
+    return torch.from_numpy(model.encode(texts))
 
 
-def mapped(module: torch.nn.Module, embeddings: Tensor) -> Tensor:
+def mapped(modules: list[torch.nn.Module], embeddings: Tensor) -> Tensor:
+    features = {"sentence_embedding": embeddings}
     with torch.no_grad():
-        return module({"sentence_embedding": embeddings})["sentence_embedding"]
+        for module in modules:
+            features = module(features)
+    return features["sentence_embedding"]
+
+
+def small(task: Retrieval) -> Retrieval:
+    return Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
 
 
 def score(questions: Tensor, documents: Tensor, task: Retrieval) -> float:
     return ndcg_at_10(questions, documents, task.relevant, documents.shape[1])
-
-
-def cell_of(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":
