@@ -1,4 +1,5 @@
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -150,6 +151,12 @@ PUBLIC = [
     )
 ]
 
+_WITH_METHODS = ("compression", "long_texts", "losses", "modules", "training")
+METHODS = [
+    *(name for part in _WITH_METHODS for name in EXPECTED[f"st_plugins.{part}"]),
+    *(name for name in EXPECTED["st_plugins.evaluation"] if name.endswith("Evaluator") and name[:7] != "Elastic"),
+]
+
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_public_surface_is_exactly_this(package):
@@ -176,6 +183,12 @@ def test_no_function_shares_its_name_with_a_file(package, name):
     # Importing the file would put the module where the function was.
     folder = Path(import_module(package).__file__).parent
     assert not (folder / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_on_one_page_with_its_paper(name):
+    page = (Path(__file__).parent.parent / "st_plugins" / "README.md").read_text()
+    assert re.search(rf"\b{name}[`(]", page), f"st_plugins/README.md has no row for {name}"
 
 
 def test_no_file_is_longer_than_three_hundred_lines():
