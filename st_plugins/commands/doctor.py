@@ -68,6 +68,7 @@ def packages() -> Iterator[Found]:
             belongs = marker is None if not extra else marker is not None and marker.evaluate({"extra": extra})
             if belongs and requirement.name != _PACKAGE and not (extra and marker and marker.evaluate({"extra": ""})):
                 yield _found(extra, requirement)
+                yield from (_found(extra, one) for one in _behind_extras(requirement))
 
 
 def hardware() -> dict[str, str]:
@@ -89,6 +90,20 @@ def hardware() -> dict[str, str]:
         **facts,
         "onnxruntime": f"{onnxruntime.__version__} with {', '.join(onnxruntime.get_available_providers())}",
     }
+
+
+def _behind_extras(requirement: Requirement) -> Iterator[Requirement]:
+    """What an extra of another package stands for, like that of ``sentence-transformers[train]``."""
+    try:
+        lines = metadata(requirement.name).get_all("Requires-Dist") or []
+    except PackageNotFoundError:
+        return
+    for inner in map(Requirement, lines):
+        marker = inner.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            continue
+        if any(marker.evaluate({"extra": extra}) for extra in requirement.extras):
+            yield inner
 
 
 def _found(extra: str, requirement: Requirement) -> Found:

@@ -85,7 +85,8 @@ def _model(folder: Path) -> dict[str, Any]:
     }
     if is_elastic:
         facts["layers"] = first.depth
-        facts["sizes"] = [f"{layer}x{dim}" for layer, dim in first.sizes]
+        full = (first.depth, model.get_embedding_dimension())
+        facts["sizes"] = [f"{layer}x{dim}" for layer, dim in sorted({full, *map(tuple, first.sizes)})]
         facts["exits"] = [_policy(policy) for policy in first.exit_policies.values()]
     facts["fingerprint"] = st_plugins.fingerprint(model)
     facts["opens with"] = list(_PLAIN_OPENERS if is_plain else _OUR_OPENERS)

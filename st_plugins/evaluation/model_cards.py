@@ -27,9 +27,9 @@ model = st_plugins.load("{name}")
 vectors = model.encode(["A text"]{arguments})
 ```
 
-`SentenceTransformer("{name}", trust_remote_code=True)` gives the same vectors, with st-plugins installed.
-sentence-transformers asks for that flag because {classes} in `modules.json` {are} of another package; nothing in this
-folder is run, and `st_plugins.load` does not need the flag.
+`SentenceTransformer("{name}", trust_remote_code=True)` gives the same vectors, with st-plugins installed. The flag is
+asked for because `modules.json` names classes of another package, st-plugins: {classes}.
+Nothing in this folder is run, and `st_plugins.load` does not need the flag.
 """
 
 
@@ -61,18 +61,24 @@ def write_model_card(
         return
     requirement = f"st-plugins>={st_plugins.__version__}"
     is_elastic = isinstance(model[0], ElasticTransformer)
-    smallest = min(((layer, dim) for layer, dim in model[0].sizes), default=None) if is_elastic else None
     text = _SECTION.format(
         requirement=requirement,
         name=Path(folder).name,
-        arguments="" if smallest is None else f", layer={smallest[0]}, truncate_dim={smallest[1]}",
+        arguments=_arguments(model) if is_elastic else "",
         classes=", ".join(f"`{name}`" for name in dict.fromkeys(ours)),
-        are="is" if len(set(ours)) == 1 else "are",
     )
     write_section(folder, "st-plugins", text + (_sizes(model, points, metric) if is_elastic else ""))
     if is_elastic:
         write_policy_table(model, folder)
     _stamp(Path(folder) / "config_sentence_transformers.json", requirement)
+
+
+def _arguments(model: SentenceTransformer) -> str:
+    """Those of a call at the smallest size, if there is one."""
+    if not model[0].sizes:
+        return ""
+    layer, dim = min(map(tuple, model[0].sizes))
+    return f", layer={layer}" + (f", truncate_dim={dim}" if dim < model.get_embedding_dimension() else "")
 
 
 def _sizes(model: SentenceTransformer, points: Sequence[GridPoint], metric: str) -> str:

@@ -14,6 +14,7 @@ def test_every_extra_is_looked_at(capsys):
     always = {one["package"] for one in found["packages"] if not one["extra"]}
     assert {"sentence-transformers", "numpy", "typer"} <= always
     assert "onnx" not in always
+    assert {"datasets", "accelerate"} <= {one["package"] for one in found["packages"] if one["extra"] == "train"}
     assert {"python", "torch", "cores"} <= found["machine"].keys()
 
 

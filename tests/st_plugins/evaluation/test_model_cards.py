@@ -26,7 +26,7 @@ def test_how_to_use_it_sizes_and_policies(saved):
     card = (folder / "README.md").read_text()
     for line in (f'pip install "st-plugins>={st_plugins.__version__}"', 'model = st_plugins.load("tiny")',
                  'vectors = model.encode(["A text"], layer=2, truncate_dim=8)',
-                 "`ElasticTransformer`, `Truncation` in `modules.json` are of another package",
+                 "classes of another package, st-plugins: `ElasticTransformer`, `Truncation`.",
                  "| layer | dim | nDCG@10 (%) | time of the deepest |", "| 2 | 8 | 50.0 | 0.40 |", "| 4 | 16 | | |",
                  "| `mine` | | none |"):  # fmt: skip
         assert line in card
@@ -45,6 +45,13 @@ def test_the_stamp_says_what_is_needed_and_harms_no_loader(saved):
     ours = st_plugins.load(folder, device="cpu")
     host = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     assert st_plugins.fingerprint(ours) == st_plugins.fingerprint(host) == st_plugins.fingerprint(model)
+
+
+def test_the_example_cuts_only_where_there_is_something_to_cut(plain, tmp_path):
+    model = st_plugins.elastic(plain, sizes=[(2, 16)])
+    model.save_pretrained(str(tmp_path))
+    write_model_card(model, tmp_path)
+    assert 'vectors = model.encode(["A text"], layer=2)\n' in (tmp_path / "README.md").read_text()
 
 
 def test_a_plain_model_needs_nothing(plain, tmp_path):
