@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host_modules
 from sentence_transformers.sentence_transformer.modules import Module, Pooling, Router, Transformer
+from transformers import PreTrainedTokenizerBase
 
 from st_plugins import modules as our_modules
 from st_plugins.errors import StPluginsError, UnsafeModelError
@@ -93,12 +94,29 @@ def load(
             )
             if isinstance(modules[entry["name"]], Pooling) and not modules[entry["name"]].pooling_mode:
                 raise ValueError("it has no pooling_mode.")
+            if isinstance(modules[entry["name"]], Transformer):
+                _check_usual_tokens(modules[entry["name"]])
     with _damage_refused("The model"):
         model = SentenceTransformer(modules=modules, device=device, **settings)
         if not isinstance(model.max_seq_length, int | float | None):
             raise TypeError(f"max_seq_length must be a number, got {model.max_seq_length!r}.")
     model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
     return model.eval()
+
+
+def _check_usual_tokens(transformer: Transformer) -> None:
+    """Refuse special tokens without a row in the table: one the vocabulary lacks is given a number behind it."""
+    tokenizer, network = transformer.tokenizer, transformer.model
+    table = getattr(network.get_input_embeddings(), "weight", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or table is None:
+        return
+    usual = [*tokenizer("")["input_ids"], tokenizer.pad_token_id, tokenizer.unk_token_id]
+    beyond = [token for token in usual if token is not None and token >= len(table)]
+    if beyond:
+        raise ValueError(
+            f"its tokenizer gives texts the token {tokenizer.convert_ids_to_tokens(beyond[0])!r}, number {beyond[0]}, "
+            f"and the model has {len(table)} tokens."
+        )
 
 
 @contextmanager
