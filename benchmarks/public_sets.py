@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,12 +68,28 @@ def retrieval_sets(names: tuple[str, ...]) -> dict[str, Retrieval]:
     return {name: readers[name]() for name in names}
 
 
+@cache
+def texts_by_class(file: str) -> dict[str, list[str]]:
+    """Texts of each class of a file such as ``banking77/train``, by its name; classes and texts in the file's order."""
+    return _grouped(f"{file}.tsv.gz", "label")
+
+
+@cache
+def captions() -> list[list[str]]:
+    """Captions of each picture."""
+    return list(_grouped("clean-train/flickr8k-captions.tsv.gz", "group").values())
+
+
 def _caption_pairs() -> list[tuple[str, str]]:
     """Neighbouring captions of one picture, two pairs a picture."""
+    return [pair for group in captions() for pair in list(pairwise(group))[::2]]
+
+
+def _grouped(file: str, column: str) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
-    for row in _table("clean-train/flickr8k-captions.tsv.gz"):
-        groups.setdefault(row["group"], []).append(row["text"])
-    return [pair for captions in groups.values() for pair in list(pairwise(captions))[::2]]
+    for row in _table(file):
+        groups.setdefault(row[column], []).append(row["text"])
+    return groups
 
 
 def _read_squad() -> tuple[Retrieval, Retrieval]:
