@@ -7,9 +7,12 @@ It samples them. The identity of an embedding space, over everything and every n
 import hashlib
 import weakref
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _NUMBERS_PER_WEIGHT = 256
 # Hugging Face's own pooler: made up anew by every load of a folder that has no weights for it.
@@ -24,8 +27,8 @@ def weights_digest(network: nn.Module) -> str:
     """SHA-256 over the names, shapes and types of all weights, and evenly spaced numbers of each, 256 at most.
 
     Training moves practically every number, so it notices training. It is no proof against a forger. The result is kept
-    until a weight is replaced or changed in place; changes through ``.data`` are not seen, as autograd does not see
-    them either. Safe to call from several threads.
+    until a weight is replaced or changed in place, or an optimizer steps; changes through ``.data`` are not seen, as
+    autograd does not see them either. Safe to call from several threads.
 
     Args:
         network: A Hugging Face model.
@@ -43,7 +46,7 @@ def weights_digest(network: nn.Module) -> str:
     """
     weights = dict(_weights(network))
     tensors = list(weights.values())
-    versions = [_version(tensor) for tensor in tensors]
+    versions = [*_optimizer_steps(), *(_version(tensor) for tensor in tensors)]
     known = _known.get(network)
     if known is None or known[1] != versions or not _are_the_same(known[0], tensors):
         known = (tensors, versions, _digest(weights))
@@ -61,6 +64,18 @@ def _are_the_same(some: list[Tensor], others: list[Tensor]) -> bool:
     return len(some) == len(others) and all(
         one.data_ptr() == other.data_ptr() for one, other in zip(some, others, strict=True)
     )
+
+
+@cache
+def _optimizer_steps() -> list[int]:
+    """How often optimizers have stepped, from now on: fused ones change weights and leave their versions alone."""
+    steps = [0]
+
+    def count(*_: Any) -> None:
+        steps[0] += 1
+
+    register_optimizer_step_post_hook(count)
+    return steps
 
 
 def _version(tensor: Tensor) -> int:

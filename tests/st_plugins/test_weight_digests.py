@@ -30,8 +30,8 @@ def test_a_made_up_pooler_does_not_count(tiny_folder):
     assert weights_digest(pair[0]) == weights_digest(pair[1])
 
 
-def step(network):
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+def step(network, **options):
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, **options)
     network(input_ids=torch.ones(1, 4, dtype=torch.long))[0].sum().backward()
     optimizer.step()
 
@@ -45,13 +45,14 @@ def one_weight(network):
     "change",
     [
         step,
+        lambda network: step(network, fused=True),  # as the trainer does
         one_weight,
         lambda network: network.bfloat16(),
         lambda network: network.bfloat16().float(),
         lambda network: network.load_state_dict({k: v + 1 for k, v in network.state_dict().items()}),
         lambda network: setattr(network.encoder, "layer", network.encoder.layer[:3]),
     ],
-    ids=["training", "in place", "precision", "rounding", "loading", "fewer blocks"],
+    ids=["training", "fused training", "in place", "precision", "rounding", "loading", "fewer blocks"],
 )
 def test_a_change_is_seen_by_the_next_call(network, change):
     before = weights_digest(network)

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses as host
@@ -68,7 +69,13 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(plain, tmp_path, ki
     other, forgetful = copy.deepcopy(plain), copy.deepcopy(plain)
     straight, resumed, forgotten = kind(plain), kind(other), kind(forgetful)
     trainer_of(plain, straight, tmp_path).train()
-    assert sorted(file.name for file in tmp_path.glob(f"*/{FILE_NAME}*")) == [FILE_NAME] * 2
+    files = sorted(tmp_path.glob(f"*/{FILE_NAME}*"))
+    assert [file.name for file in files] == [FILE_NAME] * 2
+    marks = []
+    for file in files:
+        with safe_open(str(file), framework="pt") as saved:
+            marks.append(saved.metadata()["model"])
+    assert marks[0] != marks[1]  # the optimizer changes weights in ways that the digest notices
     checkpoint = str(tmp_path / "checkpoint-2")
     trainer_of(other, resumed, tmp_path, save_strategy="no").train(resume_from_checkpoint=checkpoint)
     assert not differences(straight, resumed)
