@@ -57,7 +57,7 @@ test-bulk: setup  ## bulk jobs on Ray, Daft and Spark, with workers and machines
 	@test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	@.venv-compat/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-compat/bin/python -m pip install --quiet torch==2.13.0
-	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,hnsw,train,plot,onnx,lora,bulk]' --group dev
+	@.venv-compat/bin/python -m pip install --quiet --editable '.[optimum,langchain,hnsw,train,plot,onnx,lora,bulk,faiss]' --group dev
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum

@@ -112,3 +112,34 @@ def compression_target(embeddings: Tensor, dim: int) -> Tensor:
     largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))  # (1, dim)
     left = left * torch.where(largest < 0, -1, 1)
     return (rows @ (left * singular_values[:dim])).to(batch.dtype)
+
+
+def balanced_assignment(distances: Tensor, *, epsilon: float = 0.003, iterations: int = 100) -> Tensor:
+    """Soft assignments of rows to columns, every column about equally full: entropic optimal transport.
+
+    With C the distances less their mean, over the largest of their absolute values, in double precision::
+
+        Q_0 = exp(-C / epsilon);  then ``iterations`` times: every column to sum 1 / K, every row to sum 1 / B
+        Q   = B Q_last                                              rows sum to 1, columns to about B / K
+
+    The smaller ``epsilon``, the nearer is Q to a choice of one column per row, and the more iterations columns need to
+    come even. The sums are taken of logarithms, as exp(-1 / 0.003) is no number in single precision.
+
+    Args:
+        distances: (B, K) of any scale.
+        epsilon: > 0.
+        iterations: Of the alternation (Sinkhorn), >= 1.
+
+    Returns:
+        Tensor: (B, K) in double precision. ``argmax`` over K is the choice.
+
+    Example:
+        >>> balanced_assignment(torch.tensor([[0.0, 1.0], [0.1, 1.0]])).argmax(dim=1)
+        tensor([1, 0])
+    """
+    centered = distances.double() - distances.double().mean()
+    scores = -centered / centered.abs().max().clamp_min(torch.finfo(torch.double).tiny) / epsilon  # (B, K), logarithms
+    for _ in range(iterations):
+        scores = scores - scores.logsumexp(dim=0, keepdim=True)
+        scores = scores - scores.logsumexp(dim=1, keepdim=True)
+    return scores.exp()

@@ -694,3 +694,21 @@ def guided_negatives(columns, guides, temperature, margin, *, relative=False, an
                 kept.append(cosine(columns[a][i], columns[b][j]) / temperature)
         total -= math.log(softmax(kept)[0])
     return total / rows
+
+
+def balanced_assignment(distances, epsilon, iterations):
+    """Sinkhorn by loops, on numbers and not on logarithms: columns to sum 1 / K, then rows to sum 1 / B."""
+    rows, columns = len(distances), len(distances[0])
+    mean = sum(map(sum, distances)) / (rows * columns)
+    centered = [[x - mean for x in row] for row in distances]
+    largest = max(abs(x) for row in centered for x in row)
+    q = [[math.exp(-x / largest / epsilon) for x in row] for row in centered]
+    for _ in range(iterations):
+        for k in range(columns):
+            total = sum(row[k] for row in q)
+            for row in q:
+                row[k] /= total * columns
+        for row in q:
+            total = sum(row)
+            row[:] = [x / total / rows for x in row]
+    return [[x * rows for x in row] for row in q]

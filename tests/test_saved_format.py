@@ -22,6 +22,7 @@ GOLDEN_PATHS = {
     "LatentAttentionPooling": "st_plugins.modules.latent_attention_pooling.LatentAttentionPooling",
     "LayerAlignment": "st_plugins.modules.layer_alignment.LayerAlignment",
     "MultiLayerPooling": "st_plugins.modules.multi_layer_pooling.MultiLayerPooling",
+    "ProductQuantization": "st_plugins.modules.product_quantization.ProductQuantization",
     "PromptReps": "st_plugins.modules.prompt_reps.PromptReps",
     "RelativeRepresentation": "st_plugins.modules.relative_representation.RelativeRepresentation",
     "ResidualBinarization": "st_plugins.modules.residual_binarization.ResidualBinarization",

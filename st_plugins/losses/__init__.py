@@ -12,6 +12,7 @@ from st_plugins.losses.masked_autoencoder import MaskedAutoencoderLoss
 from st_plugins.losses.mixup_contrastive import MixupContrastiveLoss
 from st_plugins.losses.momentum_queue import MomentumQueueLoss
 from st_plugins.losses.orthogonal_projection import OrthogonalProjectionLoss
+from st_plugins.losses.quantization import QuantizationLoss
 from st_plugins.losses.soft_contrastive import SoftContrastiveLoss
 from st_plugins.losses.starbucks import StarbucksLoss
 from st_plugins.losses.two_d_matryoshka import TwoDMatryoshkaLoss
@@ -28,6 +29,7 @@ __all__ = [
     "MixupContrastiveLoss",
     "MomentumQueueLoss",
     "OrthogonalProjectionLoss",
+    "QuantizationLoss",
     "SoftContrastiveLoss",
     "StarbucksLoss",
     "TwoDMatryoshkaLoss",

@@ -117,6 +117,13 @@ MOMENTUM_QUEUE = """
     author={Xing Wu and Chaochen Gao and Liangjun Zang and Jizhong Han and Zhongyuan Wang and Songlin Hu},
     year={2021},
     eprint={2109.04380},
+
+REPCONC = """
+@misc{zhan2021repconc,
+    title={Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense Retrieval},
+    author={Jingtao Zhan and Jiaxin Mao and Yiqun Liu and Jiafeng Guo and Min Zhang and Shaoping Ma},
+    year={2021},
+    eprint={2110.05789},
     archivePrefix={arXiv}
 }
 """

@@ -13,6 +13,7 @@ from st_plugins.modules.interpolated_transformer import InterpolatedTransformer
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.modules.layer_alignment import LayerAlignment
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
+from st_plugins.modules.product_quantization import ProductQuantization
 from st_plugins.modules.prompt_reps import PromptReps
 from st_plugins.modules.relative_representation import RelativeRepresentation
 from st_plugins.modules.residual_binarization import ResidualBinarization
@@ -31,6 +32,7 @@ __all__ = [
     "LatentAttentionPooling",
     "LayerAlignment",
     "MultiLayerPooling",
+    "ProductQuantization",
     "PromptReps",
     "RelativeRepresentation",
     "ResidualBinarization",

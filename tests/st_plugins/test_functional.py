@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from st_plugins.functional import by_layer, compression_target, distribution_loss, truncate
+from st_plugins.functional import balanced_assignment, by_layer, compression_target, distribution_loss, truncate
 
 
 def test_truncate_by_hand():
@@ -99,3 +99,30 @@ def test_by_layer_undoes_the_stacking():
     columns = by_layer(stacked, (1, 4))
     assert columns.shape == (3, 2, 2)
     assert columns[1].tolist() == [[2.0, 3.0], [8.0, 9.0]]
+
+
+def test_balanced_assignment_is_the_alternation_of_sinkhorn():
+    distances = torch.rand(6, 3)
+    found = balanced_assignment(distances, epsilon=0.1, iterations=20)
+    expected = torch.tensor(reference.balanced_assignment(distances.tolist(), 0.1, 20), dtype=torch.double)
+    assert torch.allclose(found, expected, atol=1e-6)  # the distances there are of single precision
+
+
+def test_balanced_assignment_fills_columns_evenly_where_the_nearest_does_not():
+    torch.manual_seed(0)
+    points, centers = torch.randn(256, 4).double(), torch.randn(16, 4).double()
+    distances = torch.cdist(points, centers).square()
+    soft = balanced_assignment(distances)
+    assert torch.allclose(soft.sum(dim=1), torch.ones(256).double(), atol=1e-12)
+    loads = soft.argmax(dim=1).bincount(minlength=16)
+    nearest = distances.argmin(dim=1).bincount(minlength=16)
+    assert loads.min() >= 12
+    assert loads.max() <= 20
+    assert nearest.max() - nearest.min() > 20
+    even = balanced_assignment(distances, epsilon=0.05).sum(dim=0)
+    assert torch.allclose(even, torch.full((16,), 16.0).double(), atol=1e-6)
+
+
+def test_balanced_assignment_of_equal_distances_is_even():
+    found = balanced_assignment(torch.ones(4, 2))
+    assert torch.allclose(found, torch.full((4, 2), 0.5).double())
