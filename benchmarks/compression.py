@@ -1,4 +1,4 @@
-"""Bytes a document against nDCG@10: bits, int8 and cut vectors. Half an hour, nearly all of it embedding.
+"""Bytes a document against nDCG@10: bits, product codes, int8 and cut vectors. Half an hour, nearly all of it embedding.
 
 It needs ``ST_PLUGINS_DATA``. With a folder as its argument it draws a picture for each set.
 """
@@ -14,9 +14,10 @@ from torch import from_numpy, no_grad
 
 from public_sets import Retrieval, require_folder, retrieval_sets
 from size_scores import ndcg_at_10, ndcg_of_rows
-from st_plugins.compression import BitPlanes
+from st_plugins.compression import BitPlanes, faiss_index, fit_codebooks
+from st_plugins.compression.faiss_indexes import faiss
 from st_plugins.figures import new_figure, save_figure
-from st_plugins.modules import ResidualBinarization
+from st_plugins.modules import ProductQuantization, ResidualBinarization
 
 K = 10
 
@@ -64,7 +65,23 @@ def measure(task: Retrieval, queries: NDArray, documents: NDArray) -> list[tuple
             points.append(
                 (f"BEBR, bits: {bits}{kind}", size, ndcg_of_rows(index.search(asked, k=K)[1].tolist(), task.relevant))
             )
+    for size in (width // 8, width // 4):
+        points += product_codes(task, queries, documents, size)
     return points
+
+
+def product_codes(task: Retrieval, queries: NDArray, documents: NDArray, size: int) -> list[tuple[str, int, float]]:
+    """Product quantization by faiss in ``size`` bytes, as it is and behind our module's rotation; fitted to them."""
+    plain = faiss().IndexPQ(documents.shape[1], size, 8, faiss().METRIC_INNER_PRODUCT)
+    plain.train(documents)
+    module = ProductQuantization(documents.shape[1], parts=size).eval()
+    fit_codebooks(module, documents)
+    found = []
+    for name, index in (("PQ of faiss", plain), ("OPQ, ProductQuantization", faiss_index(module))):
+        index.add(documents)
+        rows = index.search(queries, K)[1].tolist()
+        found.append((f"{name}, float queries", size, ndcg_of_rows(rows, task.relevant)))
+    return found
 
 
 def codes(vectors: NDArray, bits: int, task: str) -> NDArray:

@@ -135,7 +135,7 @@ def balanced_assignment(distances: Tensor, *, epsilon: float = 0.003, iterations
 
     Example:
         >>> balanced_assignment(torch.tensor([[0.0, 1.0], [0.1, 1.0]])).argmax(dim=1)
-        tensor([1, 0])
+        tensor([0, 1])
     """
     centered = distances.double() - distances.double().mean()
     scores = -centered / centered.abs().max().clamp_min(torch.finfo(torch.double).tiny) / epsilon  # (B, K), logarithms

@@ -43,8 +43,6 @@ EXPECTED = {
     ],
     "st_plugins.bulk": ["BulkEmbedder", "BulkReport", "EmbeddedTexts", "JobSettings", "embed_files"],
     "st_plugins.compression": ["BitPlanes", "faiss_index", "fit_codebooks"],
-    "st_plugins.evaluation": ["CompatibilityEvaluator", "ElasticGridEvaluator", "MtebEncoder"],
-    "st_plugins.compression": ["BitPlanes"],
     "st_plugins.evaluation": [
         "CompatibilityEvaluator",
         "ElasticGridEvaluator",

@@ -21,16 +21,16 @@ class ProductQuantization(WeightedModule):
         k_m = argmin over k of || x_m - c_(m,k) ||^2
         e   = [ c_(1,k_1), ..., c_(M,k_M) ]                                (D,), not normalised
 
-    It goes last. Compare by dot product (``similarity_fn_name="dot"``): q . e for a query that is not rounded is the sum
-    over m of q_m . c_(m,k_m), which an index reads from a table (asymmetric distance computation). Its vectors are
+    It goes last. Compare by dot product (``similarity_fn_name="dot"``): q . e for a query that is not rounded is the
+    sum over m of q_m . c_(m,k_m), which an index reads from a table (asymmetric distance computation). Its vectors are
     ordinary ones, for every evaluator; :func:`st_plugins.compression.faiss_index` makes the index, which holds codes.
 
-    R and the centroids are random until they are fitted to embeddings: :func:`st_plugins.compression.fit_codebooks` does
-    that (OPQ), and is the strong untrained form. Train it from there, with
-    :class:`~st_plugins.losses.QuantizationLoss`: R, centroids and, if they may, the layers in front. In training mode the
-    gradient passes the rounding as if it were not there, and goes to the chosen centroids too; and centroids are chosen
-    so that all of one part are about equally full within the batch (:func:`~st_plugins.functional.balanced_assignment`),
-    or a few would take all. In evaluation mode the nearest is chosen.
+    R and the centroids are random until they are fitted to embeddings: :func:`st_plugins.compression.fit_codebooks`
+    does that (OPQ). Train the centroids, and the layers in front of them if they may change, from there, with
+    :class:`~st_plugins.losses.QuantizationLoss`. In training mode the gradient passes the rounding as if it were not
+    there, and goes to the chosen centroids too; and centroids are chosen so that all of one part are about equally full
+    within the batch (:func:`~st_plugins.functional.balanced_assignment`), or a few would take all. In evaluation mode
+    the nearest is chosen. R stays: its weight asks for no gradient, so that distances remain those of f.
 
     Args:
         embedding_dimension: D.
@@ -48,9 +48,8 @@ class ProductQuantization(WeightedModule):
 
     References:
         Zhan et al., *Learning Discrete Representations via Constrained Clustering* (RepCONC),
-        https://arxiv.org/abs/2110.05789; their second stage (JPQ, frozen codes and negatives from the index) is not
-        here. R is trained freely after its start as a rotation only if you let it: its weight does not require a
-        gradient, so that distances stay those of f.
+        https://arxiv.org/abs/2110.05789. The second stage, JPQ, with frozen codes and negatives from the index, is not
+        here.
 
     Example:
         >>> module = ProductQuantization(4, parts=2, centroids=2).eval()
