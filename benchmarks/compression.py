@@ -1,4 +1,4 @@
-"""Bytes a document against nDCG@10: bits, product codes, int8 and cut vectors. Half an hour, nearly all of it embedding.
+"""Bytes a document against nDCG@10: bits, product codes, int8, cut vectors. Half an hour, nearly all of it embedding.
 
 It needs ``ST_PLUGINS_DATA``. With a folder as its argument it draws a picture for each set.
 """
@@ -73,6 +73,7 @@ def measure(task: Retrieval, queries: NDArray, documents: NDArray) -> list[tuple
 def product_codes(task: Retrieval, queries: NDArray, documents: NDArray, size: int) -> list[tuple[str, int, float]]:
     """Product quantization by faiss in ``size`` bytes, as it is and behind our module's rotation; fitted to them."""
     plain = faiss().IndexPQ(documents.shape[1], size, 8, faiss().METRIC_INNER_PRODUCT)
+    plain.pq.cp.min_points_per_centroid = 1  # or it warns of few documents
     plain.train(documents)
     module = ProductQuantization(documents.shape[1], parts=size).eval()
     fit_codebooks(module, documents)

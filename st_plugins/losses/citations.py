@@ -117,6 +117,9 @@ MOMENTUM_QUEUE = """
     author={Xing Wu and Chaochen Gao and Liangjun Zang and Jizhong Han and Zhongyuan Wang and Songlin Hu},
     year={2021},
     eprint={2109.04380},
+    archivePrefix={arXiv}
+}
+"""
 
 REPCONC = """
 @misc{zhan2021repconc,

@@ -49,7 +49,7 @@ def test_a_few_steps_make_it_smaller(rounding, columns):
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        values.append(float(value))
+        values.append(value.item())
     assert values[-1] < 0.8 * values[0]
 
 
