@@ -26,6 +26,7 @@ _WEIGHT_FILES = ("model", "pytorch_model", "adapter_model")
 _LAYERS_FOR_FREE = 1000
 _SIZE_FOR_FREE = 2**16
 _SIZES_PER_DIMENSION = 8
+_MODALITIES = ("text", "image", "audio", "video", "message")
 # sentence-transformers calls whatever method of the network is named.
 _METHOD = re.compile(r"forward|get_[a-z]+_features")
 # What it takes of the answer, and where it puts that.
@@ -188,6 +189,8 @@ def _check_methods(config: Any) -> None:
                 f"A configuration may call forward or get_..._features of a network, got the method {value!r}. "
                 "Save the model again."
             )
+        if key == "modality_config":
+            _check_modalities(value)
         names = {"method_output_name": _METHOD_OUTPUTS, "module_output_name": _MODULE_OUTPUTS}.get(key)
         parts = value if isinstance(value, list) and key == "method_output_name" else [value]
         if names is not None and not all(part is None or type(part) is int or part in names for part in parts):
@@ -198,6 +201,15 @@ def _check_methods(config: Any) -> None:
             raise UnsafeModelError(
                 "method_output_name must say what to take of forward, got null. Save the model again."
             )
+
+
+def _check_modalities(modalities: Any) -> None:
+    """Refuse a model that takes nothing, or something nobody has."""
+    names = list(modalities) if isinstance(modalities, dict) else []
+    if not names or not all(part in _MODALITIES for name in names for part in name.split("+")):
+        raise UnsafeModelError(
+            f"modality_config must name some of {', '.join(_MODALITIES)}, got {names!r}. Save the model again."
+        )
 
 
 def _settings(config: Any) -> Iterator[tuple[str, Any]]:

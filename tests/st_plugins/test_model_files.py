@@ -109,6 +109,16 @@ def test_a_configuration_calls_nothing_of_a_network_but_what_embeds(tmp_path, me
         check_weights(tmp_path)
 
 
+@pytest.mark.parametrize("modalities", [{}, [], None, {"txt": {"method": "forward"}}, {"": {}}, {"text9": {}}])
+def test_a_model_takes_what_there_is(tmp_path, modalities):
+    both = {"text": {"method": "forward"}, "image+text": {"method": "forward"}}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"modality_config": both}))
+    check_weights(tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"modality_config": modalities}))
+    with pytest.raises(UnsafeModelError, match="modality_config must name some of text, image, audio, video, message"):
+        check_weights(tmp_path)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
