@@ -6,7 +6,7 @@ from torch.nn import functional
 
 import families
 import st_plugins
-from long_text_cases import LONG, SHORT, build
+from long_text_cases import LONG, SHORT, build, but_slow
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.long_texts import scale_attention
 from st_plugins.long_texts.attention_temperature import _QUERIES
@@ -34,7 +34,7 @@ def test_all_families_of_the_tests_are_there():
     assert set(families.CONFIGS) - set(_QUERIES) == {"deberta-v2", "phi3", "gemma2", "gemma3_text"}
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", but_slow(KNOWN, "bert", "mpnet"))
 def test_it_is_a_softmax_at_another_temperature(name, made, monkeypatch):
     model, temperature = made(name), 0.5
     scaled = states(scale_attention(model, temperature), [*SHORT, LONG])

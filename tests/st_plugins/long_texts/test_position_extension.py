@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 import families
 import st_plugins
-from long_text_cases import LONG, SHORT, build
+from long_text_cases import LONG, SHORT, build, but_slow
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.long_texts import extend_positions
 from st_plugins.position_tables import FAMILIES, PositionTable
@@ -32,7 +32,7 @@ def worst(model, other, texts):
     return float(np.abs(model.encode(texts) - other.encode(texts)).max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", but_slow(FAMILIES, "bert", "mpnet"))
 def test_short_texts_are_embedded_as_before(name, made):
     model = made(name)
     texts = [*SHORT, LONG[:200]]
@@ -84,7 +84,7 @@ def test_the_model_is_left_as_it_is_and_shares_its_weights(plain):
     assert st_plugins.fingerprint(longer) != st_plugins.fingerprint(plain)
 
 
-@pytest.mark.parametrize("method", ["interpolate", "recurrent", "grouped"])
+@pytest.mark.parametrize("method", but_slow(["recurrent", "grouped"], "interpolate"))
 def test_a_plain_model_is_saved_that_loads_anywhere(method, made, tmp_path):
     longer = extend_positions(made("roberta"), 124, method=method)
     longer.save_pretrained(str(tmp_path / "saved"))
@@ -110,8 +110,7 @@ def test_fewer_positions_may_be_taken_than_there_are(made):
 
 
 @needs_rope_parameters
-@pytest.mark.parametrize("name", ["llama", "modernbert"])
-@pytest.mark.parametrize("method", ["interpolate", "ntk"])
+@pytest.mark.parametrize(("name", "method"), [("llama", "interpolate"), ("modernbert", "ntk")])
 def test_rotary_positions_are_scaled_by_the_configuration_alone(name, method, made, tmp_path):
     model = made(name)
     longer = extend_positions(model, 128, method=method)

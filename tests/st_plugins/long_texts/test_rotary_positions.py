@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import families
+from long_text_cases import but_slow
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.long_texts import rotary_positions
 from st_plugins.long_texts.rotary_positions import check_rotary, ntk_base, scale_rotary
@@ -21,7 +22,7 @@ def test_the_papers_bases():
     assert [ntk_base(factor) for factor in (1, 2, 3, 4, 6, 8, 16)] == [1, 3, 4, 5, 7.5, 10, 20]
 
 
-@pytest.mark.parametrize("name", sorted(ROTARY))
+@pytest.mark.parametrize("name", but_slow(sorted(ROTARY), "llama", "modernbert"))
 def test_every_family_computes_what_its_configuration_says(name):
     network = families.build(name)
     ids, _ = families.batch()
