@@ -27,8 +27,8 @@ def extend_positions(
 
     With N the original length and s = ceil(max_length / N), position p of a text becomes, in the old model's positions,
 
-    - ``"interpolate"``: p / s. All texts change, unless ``keep_short``; a table that was not trained so makes short ones
-      worse, the more the larger s is.
+    - ``"interpolate"``: p / s. All texts change, unless ``keep_short``; a table that was not trained so makes short
+      ones worse, the more the larger s is.
     - ``"recurrent"``: p mod N. Texts of up to N tokens are embedded exactly as before.
     - ``"grouped"``: floor(p / s). All texts change.
     - ``"ntk"``: for rotary positions: near tokens keep their distances, far ones come closer; the base of the
