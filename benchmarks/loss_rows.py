@@ -104,6 +104,11 @@ def repeated(generator: random.Random, steps: int) -> Rows:
     return found
 
 
+def with_itself(rows: Rows) -> Rows:
+    """Each anchor as its own positive: what differs is dropout."""
+    return rows | {"positive": rows["anchor"]}
+
+
 def apart(rows: Rows) -> Rows:
     """The same rows with as few repetitions in a batch as their order allows: every fourth row, then the next ones."""
     order = [i for start in range(4) for i in range(start, len(rows["anchor"]), 4)]
