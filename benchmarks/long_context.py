@@ -51,6 +51,7 @@ def main() -> None:
 
 def methods() -> dict[str, Callable[[SentenceTransformer], Any]]:
     """Encoders of a model, by what the table calls them."""
+    between = partial(extend_positions, max_length=LONGEST, method="interpolate")
     repeated = partial(extend_positions, max_length=LONGEST, method="recurrent")
     return {
         "cut at 256, as it is": lambda model: model,
@@ -58,13 +59,13 @@ def methods() -> dict[str, Callable[[SentenceTransformer], Any]]:
         "windows of 256": ContextWindows,
         "windows of 512": lambda model: ContextWindows(with_512(model)),
         "recurrent, from 512": repeated,
-        "interpolate, from 512, short texts kept": partial(extend_positions, max_length=LONGEST, keep_short=True),
+        "interpolate, from 512, short texts kept": partial(between, keep_short=True),
         "grouped, from 512": partial(extend_positions, max_length=LONGEST, method="grouped"),
-        "interpolate, from 512": partial(extend_positions, max_length=LONGEST),
+        "interpolate, from 512": between,
         "recurrent, from 512, temperature 0.8": lambda model: scale_attention(repeated(model), 0.8),
         "cut at 256, temperature 0.8": partial(scale_attention, temperature=0.8),
         "recurrent, from 256": partial(repeated, original_length=256),
-        "interpolate, from 256": partial(extend_positions, max_length=LONGEST, original_length=256),
+        "interpolate, from 256": partial(between, original_length=256),
     }
 
 

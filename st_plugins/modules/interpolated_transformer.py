@@ -16,9 +16,9 @@ class InterpolatedTransformer(Transformer):
     A text of up to N tokens gets positions 0, s, 2s, ..., the old rows, so its vector is what it was before the table
     was made longer. A longer one gets 0, 1, 2, ... Which of both depends on its own tokens, never on its batch.
 
-    Most people get one from ``st_plugins.long_texts.extend_positions(model, length, keep_short=True)``. Whoever reads a
-    saved folder as a plain BERT, without this class, gives short texts the positions of long ones, and so other
-    vectors: saving warns of that.
+    Most people get one from ``extend_positions(model, length, method="interpolate", keep_short=True)`` of
+    ``st_plugins.long_texts``. Whoever reads a saved folder as a plain BERT, without this class, gives short texts the
+    positions of long ones, and so other vectors: saving warns of that.
 
     Args:
         model_name_or_path: As for ``Transformer``; its table has s N rows.
@@ -38,7 +38,7 @@ class InterpolatedTransformer(Transformer):
 
     Example:
         >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
-        >>> longer = st_plugins.long_texts.extend_positions(model, 1024, keep_short=True)
+        >>> longer = st_plugins.long_texts.extend_positions(model, 1024, method="interpolate", keep_short=True)
         >>> type(longer[0]).__name__, longer[0].original_length
         ('InterpolatedTransformer', 512)
         >>> bool(abs(longer.encode("A text") - model.encode("A text")).max() < 1e-6)

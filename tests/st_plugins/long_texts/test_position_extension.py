@@ -38,9 +38,11 @@ def test_short_texts_are_embedded_as_before(name, made):
     texts = [*SHORT, LONG[:200]]
     recurrent = extend_positions(model, 100, method="recurrent")
     assert worst(model, recurrent, texts) < 1e-6
-    kept = extend_positions(model, 100, keep_short=True)
+    kept = extend_positions(model, 100, method="interpolate", keep_short=True)
     assert worst(model, kept, texts) < 1e-6
-    assert worst(model, extend_positions(model, 100), texts) > 1e-5  # which is why there is keep_short
+    assert (
+        worst(model, extend_positions(model, 100, method="interpolate"), texts) > 1e-5
+    )  # which is why there is keep_short
     for longer in (recurrent, kept):
         assert longer.max_seq_length == 100
         assert np.isfinite(longer.encode(LONG)).all()
@@ -62,7 +64,7 @@ def test_long_texts_take_the_positions_of_the_formula(name, method, made):
 
 def test_long_texts_lie_between_the_old_positions(made):
     model = made("bert")
-    longer = extend_positions(model, 100, original_length=50, keep_short=True)
+    longer = extend_positions(model, 100, original_length=50, method="interpolate", keep_short=True)
     table, old = PositionTable.of(longer[0].auto_model).rows, PositionTable.of(model[0].auto_model).rows
     assert torch.allclose(table[31], (old[15] + old[16]) / 2)
     seen = []
@@ -75,7 +77,7 @@ def test_long_texts_lie_between_the_old_positions(made):
 
 
 def test_the_model_is_left_as_it_is_and_shares_its_weights(plain):
-    longer = extend_positions(plain, 64)
+    longer = extend_positions(plain, 64, method="interpolate")
     table = plain[0].auto_model.embeddings.position_embeddings.weight
     assert (len(table), plain.max_seq_length, plain[0].auto_model.config.max_position_embeddings) == (32, 32, 32)
     shared = {id(parameter) for parameter in plain.parameters()} & {id(parameter) for parameter in longer.parameters()}
@@ -133,7 +135,9 @@ def test_interpolated_rotary_positions_are_positions_divided(made):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"method": "recurrent"}, {"method": "interpolate"}, {"keep_short": True}])
+@pytest.mark.parametrize(
+    "options", [{"method": "recurrent"}, {"method": "interpolate"}, {"method": "interpolate", "keep_short": True}]
+)
 def test_what_is_extended_can_be_exported(options, made, tmp_path):
     longer = extend_positions(made("bert"), 124, **options)
     export_onnx(longer, tmp_path / "onnx", show_progress=False)
@@ -160,12 +164,12 @@ def test_lengths_and_methods_that_make_no_sense_are_refused(plain):
         extend_positions(plain, 64, method="recurrent", keep_short=True)
     for original in (0, 33, 2.0, True):
         with pytest.raises(SizeError, match=rf"original_length must be an integer from 1 to 32 .*, got {original}"):
-            extend_positions(plain, 64, original_length=original)
+            extend_positions(plain, 64, original_length=original, method="interpolate")
     for length in (32, 64.0, "64"):
         with pytest.raises(
             SizeError, match=rf"max_length must be an integer above the original length, 32, got {length!r}"
         ):
-            extend_positions(plain, length)
+            extend_positions(plain, length, method="interpolate")
 
 
 def test_models_that_cannot_be_extended_are_refused(plain, model, made):
@@ -173,16 +177,16 @@ def test_models_that_cannot_be_extended_are_refused(plain, model, made):
     with pytest.raises(
         UnsupportedModelError, match="extend_positions needs a model whose first module is a Transformer .*Norm"
     ):
-        extend_positions(static, 64)
+        extend_positions(static, 64, method="interpolate")
     with pytest.raises(
         UnsupportedModelError, match="keep_short needs a first module that is a plain Transformer, got El"
     ):
-        extend_positions(model, 64, keep_short=True)
+        extend_positions(model, 64, method="interpolate", keep_short=True)
     with pytest.raises(UnsupportedModelError, match="were extended already. Extend the model that it was made from"):
-        extend_positions(extend_positions(plain, 64, keep_short=True), 128)
+        extend_positions(extend_positions(plain, 64, method="interpolate", keep_short=True), 128, method="interpolate")
     for name in ("t5", "deberta-v2"):
         with pytest.raises(UnsupportedModelError, match=r"learned table of positions, or rotary ones .*; got (T5|Deb)"):
-            extend_positions(made(name), 128)
+            extend_positions(made(name), 128, method="interpolate")
 
 
 @needs_rope_parameters
@@ -193,9 +197,9 @@ def test_rotary_models_that_cannot_be_extended_are_refused(made):
     ):
         extend_positions(model, 128, method="grouped")
     with pytest.raises(SizeError, match="max_length must be an integer above the original length, 64, got 64"):
-        extend_positions(model, 64)
-    scaled = extend_positions(model, 128)
+        extend_positions(model, 64, method="interpolate")
+    scaled = extend_positions(model, 128, method="interpolate")
     with pytest.raises(
         UnsupportedModelError, match="as they were trained, rope_type='default', got 'linear'. Set max_s"
     ):
-        extend_positions(scaled, 256)
+        extend_positions(scaled, 256, method="interpolate")

@@ -15,7 +15,9 @@ TEXTS = [*SHORT, LONG, LONG[:150]]
 
 @pytest.fixture(params=["bert", "mpnet"])
 def longer(request, tokenizer, tmp_path):
-    return extend_positions(build(request.param, tokenizer, tmp_path / "model"), 124, keep_short=True)
+    return extend_positions(
+        build(request.param, tokenizer, tmp_path / "model"), 124, method="interpolate", keep_short=True
+    )
 
 
 def test_batches_and_padding_change_no_vector(longer):
