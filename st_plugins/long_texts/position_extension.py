@@ -42,8 +42,8 @@ def extend_positions(
     Args:
         model: Starts with a ``Transformer``, elastic ones included; left as it is, the result shares its other weights.
         max_length: Tokens, special ones included; above N.
-        method: See above. For a table start with ``"recurrent"``, which leaves short texts alone; for rotary positions with
-            ``"ntk"``.
+        method: See above. For a table start with ``"recurrent"``, which leaves short texts alone; for rotary positions
+            with ``"ntk"``.
         original_length: N; None takes all positions the model has. Fewer leave out positions it was hardly trained at,
             where its ``max_seq_length`` is below them.
         keep_short: Give texts of up to N tokens the positions p s of an interpolated table: they are embedded exactly
