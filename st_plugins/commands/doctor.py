@@ -57,8 +57,8 @@ def packages() -> Iterator[Found]:
     """Every package that st-plugins may use, those it always needs first.
 
     Example:
-        >>> next(packages()).package
-        'sentence-transformers'
+        >>> [found.extra for found in packages() if found.package == "langchain-core"]
+        ['langchain']
     """
     extras = metadata(_PACKAGE).get_all("Provides-Extra") or []
     wanted = [Requirement(line) for line in metadata(_PACKAGE).get_all("Requires-Dist") or []]
