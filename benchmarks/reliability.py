@@ -56,7 +56,7 @@ ELSEWHERE = [
         "fingerprint after saving, on any machine",
         "tests/st_plugins/test_fingerprints.py, tests/test_saved_format.py",
     ),
-    (17, "extras install", "not measured here: the CI installs [all] on the newest transformers"),
+    (17, "extras install", "tests/test_installation.py (make test-install)"),
 ]
 
 
