@@ -17,16 +17,17 @@ HOME = ROOT / ".installed"
 SMOKE = Path(__file__).parent / "installation_cases"
 NEWEST = ["torch==2.13.0"]  # a later one brings CUDA along
 OLDEST = ["torch==2.13.0", "sentence-transformers==5.7.*", "transformers==4.57.*"]
+# Named so that none hides a package of its name.
 EXTRAS = {
-    "": "core.py",
-    "onnx": "onnx.py",
-    "langchain": "langchain.py",
-    "hnsw,langchain": "hnsw.py",
-    "train": "train.py",
-    "plot": "plot.py",
-    "lora": "lora.py",
-    "bulk": "bulk.py",
-    "all": "core.py",
+    "": "try_core.py",
+    "onnx": "try_onnx.py",
+    "langchain": "try_langchain.py",
+    "hnsw,langchain": "try_hnsw.py",
+    "train": "try_train.py",
+    "plot": "try_plot.py",
+    "lora": "try_lora.py",
+    "bulk": "try_bulk.py",
+    "all": "try_core.py",
 }
 pytestmark = [pytest.mark.slow, pytest.mark.install]
 
