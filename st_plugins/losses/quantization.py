@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_plugins.errors import LossError, UnsupportedModelError
+from st_plugins.losses.batch_checks import check_numbers
 from st_plugins.losses.citations import REPCONC
 from st_plugins.losses.layers import check_base_loss, task_loss, uses_gradient_cache
 from st_plugins.modules import ProductQuantization
@@ -42,7 +43,7 @@ class QuantizationLoss(nn.Module):
     Raises:
         UnsupportedModelError: If the model does not end in ``ProductQuantization``.
         LossError: If the base loss caches gradients or has no embedding interface, the weight is negative, or a batch
-            has fewer than two columns.
+            has fewer than two columns or holds NaN.
 
     References:
         RepCONC, https://arxiv.org/abs/2110.05789, equation 2 with lambda = 1e-4.
@@ -84,6 +85,7 @@ class QuantizationLoss(nn.Module):
         tasks = ["query", *["document"] * (len(columns) - 1)]
         outputs = [self.model(column, task=task) for column, task in zip(columns, tasks, strict=True)]
         embeddings = [output["sentence_embedding"] for output in outputs]
+        check_numbers("Embeddings", embeddings)
         errors = torch.cat([output["quantization_error"] for output in outputs[1:]])
         return {"ranking": task_loss(self.loss, embeddings, labels), "quantization": self.weight * errors.mean()}
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import SizeError
 from st_plugins.functional import balanced_assignment
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
@@ -87,13 +87,7 @@ class ProductQuantization(WeightedModule):
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:  # the host's
         """Round each row; see the class."""
-        embeddings = features["sentence_embedding"]
-        if embeddings.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"ProductQuantization(embedding_dimension={self.embedding_dimension}) needs a sentence_embedding of "
-                f"shape (batch, {self.embedding_dimension}), got {tuple(embeddings.shape)}. Build it with "
-                "embedding_dimension=model.get_embedding_dimension()."
-            )
+        embeddings = self.given_embeddings(features)
         rotated = self.rotate(F.normalize(embeddings.to(self.rotate.weight.dtype), dim=-1))  # (B, D)
         rounded = self._centroids_of(rotated, self.codes(rotated))
         features["quantization_error"] = (rotated - rounded).square().sum(dim=-1)

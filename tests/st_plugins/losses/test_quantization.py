@@ -64,5 +64,11 @@ def test_what_cannot_train_is_refused(rounding, plain, columns):
         loss_of(rounding)(columns[:1])
 
 
+def test_a_nan_stops_the_training(rounding, columns):
+    rounding[-1].codebooks.data[0] = float("nan")
+    with pytest.raises(LossError, match="Embeddings must be numbers, got NaN"):
+        loss_of(rounding.train())(columns)
+
+
 def test_the_card_knows_it(rounding):
     assert loss_of(rounding).get_config_dict() == {"loss": "MultipleNegativesRankingLoss", "weight": 0.5}
