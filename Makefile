@@ -88,7 +88,7 @@ test-install: setup  ## the wheel in empty environments: every extra, newest and
 	$(PY) -m pytest -m install tests/test_installation.py
 
 test-types: setup  ## mypy and pyright on what a user writes (installs pyright from npm)
-	$(VENV)/bin/mypy --strict tests/typing_cases/user_file.py
+	cd tests/typing_cases && $(CURDIR)/$(VENV)/bin/mypy --config-file= --strict user_file.py  # not with our settings
 	npx --yes pyright@1.1.407 --pythonpath $(PY) tests/typing_cases/user_file.py
 
 bench: setup  ## print every number the docs quote
