@@ -27,6 +27,8 @@ EXTRAS = {
     "plot": "try_plot.py",
     "lora": "try_lora.py",
     "bulk": "try_bulk.py",
+    "faiss": "try_faiss.py",
+    "mteb": "try_mteb.py",
     "all": "try_core.py",
 }
 pytestmark = [pytest.mark.slow, pytest.mark.install]
