@@ -14,7 +14,7 @@ from st_plugins.first_modules import elastic_transformer
 from st_plugins.functional import by_layer
 from st_plugins.layer_batches import layer_batches
 from st_plugins.linear_maps import FOLDS, Moments, held_out_rows, ridge_map
-from st_plugins.model_settings import with_settings_of
+from st_plugins.model_settings import free_name, with_settings_of
 from st_plugins.modes import evaluating
 from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
 from st_plugins.width import embedding_width
@@ -117,21 +117,29 @@ def _moments(
 
 def _check_unit(vectors: Tensor) -> None:
     lengths = vectors.norm(dim=-1)
-    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-2):
+    is_unit = torch.isclose(lengths, torch.ones_like(lengths), atol=1e-2)
+    if not bool(is_unit.all()):
         raise UnsupportedModelError(
-            f"The vectors of the full depth must have unit length to align others to them, one has "
-            f"{float(lengths[0]):.3g}. Add sentence_transformers.sentence_transformer.modules.Normalize() to the model."
+            "The vectors of the full depth must have unit length to align others to them, one has "
+            f"{float(lengths[~is_unit][0]):.3g}. Add sentence_transformers.sentence_transformer.modules.Normalize() to "
+            "the model."
         )
 
 
 def placed_last(modules: Mapping[str, nn.Module], added: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Modules with others behind them, but before a truncation that leaves the dim to each call; names count.
+    """Modules with others behind them, but before a truncation that leaves the dim to each call.
+
+    Names stay, because the host knows by them which arguments a module takes; that of the truncation is a new one.
 
     Example:
         >>> list(placed_last({"0": torch.nn.Identity(), "1": Truncation()}, [torch.nn.Tanh()]).values())
         [Identity(), Tanh(), Truncation({'dim': None})]
     """
-    children = list(modules.values())
-    place = len(children) - (isinstance(children[-1], Truncation) and children[-1].dim is None)
-    children[place:place] = added
-    return {str(index): child for index, child in enumerate(children)}
+    placed = dict(modules)
+    name, last = placed.popitem()
+    is_tail = isinstance(last, Truncation) and last.dim is None
+    if not is_tail:
+        placed[name] = last
+    for module in (*added, last) if is_tail else added:
+        placed[free_name(placed)] = module
+    return placed

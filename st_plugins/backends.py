@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from st_plugins.errors import PrecisionError, UnsupportedModelError
 
@@ -34,7 +34,7 @@ def open_encoder(
         Any: A SentenceTransformer or an ``OnnxEncoder``.
 
     Raises:
-        UnsupportedModelError: If ONNX is asked of a folder that is no export.
+        UnsupportedModelError: If there is no such backend, or ONNX is asked of a folder that is no export.
         PrecisionError: If torch is asked for a precision, or the export does not have it.
 
     Example:
@@ -64,10 +64,15 @@ def open_encoder(
 def backend_of(model: str, backend: Backend) -> Backend:
     """What "auto" means for a folder or hub id; "torch" and "onnx" mean themselves.
 
+    Raises:
+        UnsupportedModelError: If there is no such backend.
+
     Example:
         >>> backend_of("minilm-onnx", "auto"), backend_of("minilm-elastic", "auto")
         ('onnx', 'torch')
     """
+    if backend not in get_args(Backend):
+        raise UnsupportedModelError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}.")
     if backend != "auto":
         return backend
     return "onnx" if _is_export(model) else "torch"

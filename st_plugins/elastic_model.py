@@ -11,7 +11,7 @@ from torch import nn
 from st_plugins.blocks import check_layer
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer
-from st_plugins.model_settings import with_settings_of
+from st_plugins.model_settings import free_name, with_settings_of
 from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer, loading_class
 from st_plugins.views import check_views, independent_view
@@ -63,7 +63,7 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
         if dim > width:
             raise SizeError(f"dim must be at most {width}, the embedding dimension, got size ({layer}, {dim}).")
     modules[next(iter(modules))] = transformer
-    modules[str(len(modules))] = Truncation()
+    modules[free_name(modules)] = Truncation()
     return with_settings_of(model, modules)
 
 
@@ -105,8 +105,8 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
     modules = {name: copy.deepcopy(module) for name, module in modules.items() if module is not first}
     modules = {next(iter(model.named_children()))[0]: _plain_transformer(first, layer), **_baked(modules, layer)}
     if dim < width:
-        modules[str(len(modules))] = _first_coordinates(first, width, dim)
-        modules[str(len(modules))] = Normalize()
+        modules[free_name(modules)] = _first_coordinates(first, width, dim)
+        modules[free_name(modules)] = Normalize()
     baked = with_settings_of(model, modules)
     baked.truncate_dim = None
     return baked
@@ -136,12 +136,15 @@ def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> T
 
 def _baked(modules: dict[str, nn.Module], layer: int) -> dict[str, nn.Module]:
     """The modules with the map of one layer in place of an alignment."""
-    if not any(isinstance(module, LayerAlignment) for module in modules.values()):
-        return modules
-    plain: list[nn.Module] = []
-    for module in modules.values():
-        plain += _mapping(module, layer) if isinstance(module, LayerAlignment) else [module]
-    return {str(place): module for place, module in enumerate(plain, start=1)}
+    kept = {name for name, module in modules.items() if not isinstance(module, LayerAlignment)}
+    baked: dict[str, nn.Module] = {}
+    for name, module in modules.items():
+        if isinstance(module, LayerAlignment):
+            for part in _mapping(module, layer):
+                baked[free_name({*kept, *baked})] = part
+        else:
+            baked[name] = module
+    return baked
 
 
 def _mapping(alignment: LayerAlignment, layer: int) -> list[nn.Module]:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from st_plugins.alignment import placed_last
 from st_plugins.errors import InputError, ShapeError
+from st_plugins.finite_vectors import check_finite
 from st_plugins.linear_maps import FOLDS, Moments, held_out_rows, ridge_map
 from st_plugins.model_settings import with_settings_of
+from st_plugins.modes import evaluating
 from st_plugins.modules import ResidualMap, Truncation
 
 Method = Literal["procrustes", "ridge", "mlp"]
@@ -68,8 +70,9 @@ def adapt_to_index(
         (``ElasticVectorStore.load_local(..., on_mismatch="warn")``).
 
     Raises:
-        ValueError: If there is no such method.
-        InputError: If there are fewer than ten different texts, or for Procrustes fewer than the narrower width.
+        InputError: If there is no such method, fewer than ten different texts, or for Procrustes fewer than the
+            narrower width.
+        NonFiniteError: If a vector of either model holds NaN or infinity.
         ShapeError: If there is not one old vector per text.
 
     References:
@@ -87,7 +90,7 @@ def adapt_to_index(
         0
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     for name, given in (("texts", texts), ("queries", queries)):
         if isinstance(given, str) or not all(isinstance(text, str) for text in given):
             raise InputError(f"{name} must be a sequence of texts, got {type(given).__name__}.")
@@ -109,8 +112,10 @@ def adapt_to_index(
             f"old must give one vector for each of {len(texts)} texts and then of {len(queries)} queries, "
             f"got an array of shape {tuple(y.shape)}."
         )
-    x = _vectors(whole.eval(), texts, queries, options)[rows]
-    whole.train(model.training)
+    with evaluating(whole):
+        x = _vectors(whole, texts, queries, options)[rows]
+    for vectors in (x, y):
+        check_finite({"sentence_embedding": vectors})
     y = F.normalize(y[rows], dim=-1)
     parameter = next(model.parameters())
     added = [module.to(parameter.device, parameter.dtype) for module in _fitted(x, y, method)]

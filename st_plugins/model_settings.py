@@ -2,6 +2,8 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Collection
+from itertools import count
 
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -11,7 +13,8 @@ def with_settings_of(model: SentenceTransformer, modules: dict[str, nn.Module]) 
     """A model of these modules with the settings of another.
 
     Args:
-        model: Whose prompts, similarity, truncation, device and mode are taken; left as it is.
+        model: Whose prompts, similarity, truncation, device and mode are taken; left as it is, and so is the mode of
+            each of its modules that goes on.
         modules: By name, in order.
 
     Returns:
@@ -32,4 +35,23 @@ def with_settings_of(model: SentenceTransformer, modules: dict[str, nn.Module]) 
         truncate_dim=model.truncate_dim,
     )
     result.module_kwargs = copy.deepcopy(model.module_kwargs)
-    return result.train(model.training)
+    result.training = model.training
+    if not model.training:
+        known = {*model.modules()}
+        for module in result.modules():
+            if module not in known:
+                module.training = False
+    return result
+
+
+def free_name(names: Collection[str]) -> str:
+    """A name for one module more: its place, or the next number that no module has for a name.
+
+    Args:
+        names: Those of the modules there are.
+
+    Example:
+        >>> free_name(["0", "1"]), free_name(["0", "1", "3"])
+        ('2', '4')
+    """
+    return next(name for name in map(str, count(len(names))) if name not in names)

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from st_plugins.errors import UnsupportedModelError
+
 
 def embedding_width(modules: Iterable[nn.Module]) -> int:
     """Coordinates of the sentence embedding that these modules give.
@@ -17,9 +19,19 @@ def embedding_width(modules: Iterable[nn.Module]) -> int:
     Returns:
         int: What the last module that says so says.
 
+    Raises:
+        UnsupportedModelError: If none says so.
+
     Example:
         >>> embedding_width(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2").children())
         384
     """
+    modules = list(modules)
     dims = [module.get_embedding_dimension() for module in modules if hasattr(module, "get_embedding_dimension")]
-    return [dim for dim in dims if dim is not None][-1]
+    known = [dim for dim in dims if dim is not None]
+    if not known:
+        raise UnsupportedModelError(
+            "One module must say how wide its embeddings are, by get_embedding_dimension, got "
+            f"{', '.join(type(module).__name__ for module in modules)}."
+        )
+    return known[-1]

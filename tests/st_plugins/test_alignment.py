@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 import st_plugins
 from conftest import WORDS
-from st_plugins.alignment import align_layers
+from st_plugins.alignment import _check_unit, align_layers
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.linear_maps import RIDGES
 from st_plugins.modules import LayerAlignment, Truncation
@@ -136,6 +138,21 @@ def test_bad_input_is_refused(model, plain):
     bare = st_plugins.elastic(SentenceTransformer(modules=list(plain.children())[:2], device="cpu"))
     with pytest.raises(UnsupportedModelError, match="must have unit length to align others to them, one has"):
         align_layers(bare, TEXTS)
+    with pytest.raises(UnsupportedModelError, match=r"one has 3\. Add"):
+        _check_unit(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+
+
+def test_modules_keep_the_names_by_which_the_host_knows_their_arguments(plain):
+    named = SentenceTransformer(modules=OrderedDict(zip(("t", "p", "n"), plain, strict=True)), device="cpu")
+    named.module_kwargs = {"p": ["task"]}
+    aligned = align_layers(st_plugins.elastic(named), TEXTS, layers=[2])
+    assert list(dict(aligned.named_children())) == ["t", "p", "n", "3", "4"]
+    assert aligned.module_kwargs == {"p": ["task"]}
+    again = align_layers(aligned, TEXTS, layers=[2])
+    assert list(dict(again.named_children())) == ["t", "p", "n", "3", "4"]
+    baked = st_plugins.bake(again, layer=2, dim=8)
+    assert [type(module).__name__ for module in baked][2:] == ["Normalize", "Dense", "Normalize", "Dense", "Normalize"]
+    assert baked.module_kwargs == {"p": ["task"]}
 
 
 def test_a_model_that_is_cut_for_good_is_mapped_behind_the_cut(plain):

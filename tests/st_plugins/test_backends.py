@@ -10,6 +10,11 @@ def test_onnx_needs_an_export(tmp_path):
         open_encoder(str(tmp_path), backend="onnx")
 
 
+def test_a_backend_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UnsupportedModelError, match="backend must be one of auto, torch, onnx, got 'onx'"):
+        open_encoder(str(tmp_path), backend="onx")
+
+
 def test_precisions_are_for_exports(tmp_path):
     with pytest.raises(PrecisionError, match=r"precision is for backend=\"onnx\", got 'int8' for .* Export the model"):
         open_encoder(str(tmp_path), precision="int8")

@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -41,6 +42,16 @@ def test_settings_are_kept(plain):
 def test_sizes_trained_elsewhere_are_allowed(plain, texts):
     elastic = st_plugins.elastic(plain, sizes=[(4, 8), (2, 8)])
     assert elastic.encode(texts, layer=2, truncate_dim=8).shape == (5, 8)
+
+
+@pytest.mark.parametrize("names", [("0", "1", "3"), ("t", "p", "3"), ("0", "1", "7")])
+def test_no_module_is_lost_to_a_name_that_is_taken(plain, texts, names):
+    named = SentenceTransformer(modules=OrderedDict(zip(names, plain, strict=True)), device="cpu").eval()
+    elastic = st_plugins.elastic(named)
+    assert np.array_equal(elastic.encode(texts), plain.encode(texts))
+    baked = st_plugins.bake(elastic, layer=2, dim=8)
+    assert [type(module).__name__ for module in baked][2:] == ["Normalize", "Dense", "Normalize"]
+    assert list(dict(baked.named_children()))[:3] == list(names)
 
 
 def test_too_wide_a_size_is_refused(plain):

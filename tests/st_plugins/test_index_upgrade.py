@@ -6,7 +6,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 import st_plugins
 from conftest import WORDS
-from st_plugins.errors import InputError, ShapeError
+from st_plugins.errors import InputError, NonFiniteError, ShapeError
 from st_plugins.index_upgrade import METHODS, _fitted, adapt_to_index
 from st_plugins.linear_maps import RIDGES, Moments
 from st_plugins.modules import Truncation
@@ -191,6 +191,21 @@ def test_saved_and_loaded(plain, texts, tmp_path, method):
         assert "st_plugins" not in (tmp_path / "adapted" / "modules.json").read_text()
 
 
+def test_each_module_keeps_its_mode(plain):
+    old = old_model(plain).encode(TEXTS)
+    plain.train()
+    plain[0].eval()
+    adapt_to_index(plain, old, TEXTS)
+    assert [module.training for module in (plain, *plain)] == [True, False, True, True]
+
+
+def test_vectors_that_are_not_finite_are_refused(plain):
+    old = old_model(plain).encode(TEXTS)
+    old[3, 2] = np.nan
+    with pytest.raises(NonFiniteError, match="holds NaN, infinity or an overflow at row 3"):
+        adapt_to_index(plain, old, TEXTS)
+
+
 def test_in_half_precision_the_map_has_the_dtype_of_the_model(plain, texts):
     expected = adapt_to_index(plain, old_model(plain), TEXTS).encode(texts)
     half = adapt_to_index(plain.bfloat16(), torch.tensor(old_model(plain.float()).encode(TEXTS)), TEXTS)
@@ -201,7 +216,7 @@ def test_in_half_precision_the_map_has_the_dtype_of_the_model(plain, texts):
 
 def test_bad_input_is_refused(plain):
     old = old_model(plain)
-    with pytest.raises(ValueError, match="method must be one of procrustes, ridge, mlp, got 'best'"):
+    with pytest.raises(InputError, match="method must be one of procrustes, ridge, mlp, got 'best'"):
         adapt_to_index(plain, old, TEXTS, method="best")
     for options in ({"texts": "a text"}, {"texts": [*TEXTS, 3]}, {"texts": TEXTS, "queries": "a text"}):
         with pytest.raises(InputError, match="must be a sequence of texts, got"):

@@ -70,6 +70,13 @@ def test_the_strength_is_the_best_one_on_the_texts_held_out():
     assert np.argmin(found) > 0, "noise enough that the weakest is not the best, or this test shows nothing"
 
 
+def test_texts_that_are_all_alike_give_no_direction():
+    x, y = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
+    weight, bias = moments(x.repeat(1000, 1), y.repeat(1000, 1)).solve(RIDGES[0])
+    assert not weight.any()
+    assert torch.allclose(bias, y[0])
+
+
 @pytest.mark.parametrize("count", [10, 11, 1003])
 def test_one_text_in_five_is_held_out_and_always_the_same(count):
     assert held_out_rows(count).sum() == -(-count // 5)
