@@ -139,6 +139,7 @@ class BitPlanes:
         Raises:
             SizeError: If ``k`` is not a positive integer.
             ShapeError: If the queries do not fit.
+            InputError: If float queries hold NaN or infinity.
         """
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise SizeError(f"k must be a positive integer, got {k!r}.")
@@ -149,6 +150,8 @@ class BitPlanes:
                     f"Float queries must have the shape (Q, {self.code_dimension}) of these codes, got "
                     f"{queries.shape}. Encode them with the model that made the codes."
                 )
+            if not np.isfinite(queries).all():
+                raise InputError("Float queries must be finite, and some hold NaN or infinity. Leave those out.")
         best = [(np.zeros(0), np.zeros(0, dtype=np.int64))] * len(queries)
         for start in range(0, len(self), _ROWS):
             part = BitPlanes(self.planes[start : start + _ROWS], self.code_dimension)

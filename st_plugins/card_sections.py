@@ -1,10 +1,10 @@
 """Sections of a model card that the host's template has no place for. What they say is decided elsewhere."""
 
-import os
 import re
 from pathlib import Path
 
 from st_plugins.errors import InputError
+from st_plugins.whole_writes import whole_file
 
 
 def write_section(folder: str | Path, name: str, text: str) -> None:
@@ -39,6 +39,5 @@ def write_section(folder: str | Path, name: str, text: str) -> None:
     before, *after = re.split(f"{re.escape(start)}.*?{re.escape(end)}\n?", content, maxsplit=1, flags=re.DOTALL)
     if not after and section:
         before = before.rstrip("\n") + "\n\n"
-    unfinished = card.with_name(".README.md.tmp")
-    unfinished.write_text(before + section + "".join(after), encoding="utf-8")
-    os.replace(unfinished, card)
+    with whole_file(card) as unfinished:
+        unfinished.write_text(before + section + "".join(after), encoding="utf-8")

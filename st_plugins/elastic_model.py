@@ -15,7 +15,7 @@ from st_plugins.model_settings import free_name, with_settings_of
 from st_plugins.modules import ElasticTransformer, LayerAlignment, Truncation
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer, loading_class
 from st_plugins.views import check_views, independent_view
-from st_plugins.width import embedding_width
+from st_plugins.width import check_dim, embedding_width
 
 
 def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()) -> SentenceTransformer:
@@ -114,11 +114,9 @@ def bake(model: SentenceTransformer, *, layer: int | None = None, dim: int | Non
 
 def _kept_dim(dim: int | None, width: int, truncate_dim: int | None, tail: nn.Module) -> int:
     widest = min(d for d in (width, truncate_dim, getattr(tail, "dim", None)) if d is not None)
-    if dim is None:
-        return widest
-    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= widest:
-        raise SizeError(f"dim must be an integer from 1 to {widest} (the embedding dimension), got {dim!r}.")
-    return dim
+    if dim is not None:
+        check_dim(dim, widest)
+    return widest if dim is None else dim
 
 
 def _plain_transformer(elastic_transformer: ElasticTransformer, layer: int) -> Transformer:

@@ -1,10 +1,10 @@
 """Empty pictures, and complete ones on disk. What is drawn is decided elsewhere."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from st_plugins.errors import MissingExtraError
+from st_plugins.whole_writes import whole_file
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
@@ -24,7 +24,5 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 def save_figure(figure: Any, file: str | Path) -> None:
     """Write a PNG; an earlier one is replaced when the new one is complete."""
-    file = Path(file)
-    unfinished = file.with_name(f".{file.name}.tmp")
-    figure.savefig(unfinished, dpi=130, format="png")
-    os.replace(unfinished, file)
+    with whole_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=130, format="png")

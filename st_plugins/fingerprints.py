@@ -15,12 +15,15 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import ExitError, SizeError
 from st_plugins.identity import changed, with_precision
 from st_plugins.modules import ElasticTransformer, LayerAlignment
+from st_plugins.width import check_dim, embedding_width
 
 # What a configuration says about itself or about the last run, not about the vectors.
 _CONFIG_NOISE = frozenset(
-    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
-    | {"tie_word_embeddings"}
-    | {"output_attentions", "output_hidden_states", "return_dict", "_attn_implementation_autoset"}
+    {
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+        *("tie_word_embeddings", "output_attentions", "output_hidden_states", "return_dict"),
+        "_attn_implementation_autoset",
+    }
 )
 _ASSUMED_BY_OLDER_RELEASES = (
     ("module_input_name", "sentence_embedding"),
@@ -61,7 +64,7 @@ def fingerprint(
         str: 64 hexadecimal digits, the same after saving and loading, on every machine.
 
     Raises:
-        SizeError: If the layer does not exist.
+        SizeError: If the layer or the dim does not exist.
         ExitError: If the policy does not exist.
         UntrainedSizeError: If a threshold is given and there is no layer to leave at.
 
@@ -86,6 +89,8 @@ def fingerprint(
         check_layer(layer, depth)
     if exit is not None and depth is None:
         raise ExitError(f"Only an elastic model has exits, got exit={exit!r} for a plain one.")
+    if dim is not None:
+        check_dim(dim, embedding_width(model.children()))
     digest = hashlib.sha256()
     settings = {
         "prompts": model.prompts,

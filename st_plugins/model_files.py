@@ -128,18 +128,26 @@ def check_weights(subfolder: Path) -> None:
             "If you trust it, load it with SentenceTransformer once and save_pretrained it again."
         )
     for index in (file for file in files if file.name.endswith(".safetensors.index.json")):
-        for shard in _shards(index):
+        for shard in shard_names(index):
             if not (subfolder / shard).is_file():
                 raise UnsafeModelError(f"{index.name} names the weights {shard!r}, which are not beside it.")
     for file in subfolder.glob("sentence_*config.json"):
         _check_methods(read_json(file))
-    shapes = [shape for file in safetensors for shape in _shapes(file)]
+    shapes = [shape for file in safetensors for shape in tensor_shapes(file).values()]
     config = subfolder / "config.json"
     if safetensors and config.is_file():
         _check_claims(read_json(config), len(shapes), max((max(shape, default=1) for shape in shapes), default=1))
 
 
-def _shards(index: Path) -> list[str]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of safetensors names, each once; whether they are there is not looked at.
+
+    Args:
+        index: ``model.safetensors.index.json`` or its like.
+
+    Raises:
+        UnsafeModelError: If it is damaged, or names a file somewhere else.
+    """
     entries = read_json(index)
     shards = entries.get("weight_map") if isinstance(entries, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
@@ -150,11 +158,18 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(shards.values()))
 
 
-def _shapes(file: Path) -> list[list[int]]:
-    """The shapes of all tensors, after safetensors has compared them with the length of the file."""
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors by name, after safetensors has compared them with the length of the file.
+
+    Args:
+        file: Safetensors; no weight is read.
+
+    Raises:
+        UnsafeModelError: If it is damaged or cut short.
+    """
     try:
         with safe_open(file, framework="pt") as tensors:
-            return [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise UnsafeModelError(f"{file.name} is damaged or cut short ({error}). Copy it again.") from None
 

@@ -10,6 +10,7 @@ from tokenizers import Regex, Tokenizer, normalizers, processors
 from transformers import MistralConfig, MistralModel, PreTrainedTokenizerFast
 
 from st_plugins.bidirectional_attention import bidirectional
+from st_plugins.errors import UnsafeModelError
 from st_plugins.nv_embed_weights import empty_nv_embed, load_published, published_file, published_settings
 
 QUERY_TEMPLATE = "Instruct: {task}\nQuery: "
@@ -88,7 +89,10 @@ def from_nv_embed(
 
 
 def _tokenizer(file: Path, config: Any) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library has no class of its own
+        raise UnsafeModelError(f"{file.name} is no tokenizer, or damaged: {error}. Download it again.") from None
     ids = (config.bos_token_id, config.eos_token_id)
     bos, eos = (tokenizer.id_to_token(index) for index in ids)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -1,16 +1,16 @@
 """The published files of NV-Embed v1 and v2: settings, names, shapes, and loading them. Makes no model of them."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import MistralConfig, MistralModel
 
 from st_plugins.errors import UnsafeModelError, UnsupportedModelError
+from st_plugins.model_files import read_json, shard_names, tensor_shapes
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 
 _BODY = "embedding_model."
@@ -89,12 +89,15 @@ def published_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         Traceback (most recent call last):
         st_plugins.errors.UnsupportedModelError: config.json must be NV-Embed's, with 'text_config' and ...
     """
-    config = _read_json(published_file(folder, "config.json"))
-    body, latents = config.get("text_config"), config.get("latent_attention_config")
+    config = read_json(published_file(folder, "config.json"))
+    body, latents = (
+        config.get(name) if isinstance(config, dict) else None for name in ("text_config", "latent_attention_config")
+    )
     if not isinstance(body, dict) or not isinstance(latents, dict):
         raise UnsupportedModelError(
             "config.json must be NV-Embed's, with 'text_config' and 'latent_attention_config', got "
-            f"{sorted(config)}. Other models are opened by SentenceTransformer(folder)."
+            f"{sorted(config) if isinstance(config, dict) else config!r}. Other models are opened by "
+            "SentenceTransformer(folder)."
         )
     width = body.get("hidden_size", 4096)
     expected = {**_SETTINGS, "output_normalize": True, "latent_dim": width, "hidden_dim": width}
@@ -190,21 +193,13 @@ def load_published(folder: Path, network: MistralModel, pooling: LatentAttention
     network.rotary_emb = type(network.rotary_emb)(config=network.config)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsafeModelError(f"{file.name} must be JSON, but it is damaged: {error}. Download it again.") from None
-    return content
-
-
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [published_file(folder, "model.safetensors")]
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    names = shard_names(index)
     for name in names:
-        if PurePath(name).name != name or not name.endswith(".safetensors"):
+        if not name.endswith(".safetensors"):
             raise UnsafeModelError(
                 f"{index.name} must name safetensors beside it, got {name!r}. Download the folder again."
             )
@@ -215,11 +210,7 @@ def _check_tensors(files: list[Path], expected: dict[str, tuple[int, ...]]) -> N
     """Compare names and shapes before a weight is read."""
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
-        except SafetensorError as error:
-            raise UnsafeModelError(f"{file.name} is damaged or cut short ({error}). Download it again.") from None
+        found |= tensor_shapes(file)
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [
         f"{name} {found[name]} instead of {expected[name]}"

@@ -1,10 +1,10 @@
-"""The width of a pipeline's sentence embedding, before any call cuts it."""
+"""The width of a pipeline's sentence embedding, before any call cuts it, and the dims it may be cut to."""
 
 from collections.abc import Iterable
 
 from torch import nn
 
-from st_plugins.errors import UnsupportedModelError
+from st_plugins.errors import SizeError, UnsupportedModelError
 
 
 def embedding_width(modules: Iterable[nn.Module]) -> int:
@@ -35,3 +35,9 @@ def embedding_width(modules: Iterable[nn.Module]) -> int:
             f"{', '.join(type(module).__name__ for module in modules)}."
         )
     return known[-1]
+
+
+def check_dim(dim: int, width: int) -> None:
+    """Raise :class:`~st_plugins.errors.SizeError` unless ``dim`` is an integer in [1, width]."""
+    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
+        raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")

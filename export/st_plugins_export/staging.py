@@ -1,12 +1,11 @@
-"""Writes a folder beside its target and moves it there when it is finished, so that nobody sees half of one."""
+"""The folder of an export: which one may be replaced, and that nobody sees half of one."""
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from st_plugins.errors import ExportError, ManifestError, UnsafeModelError
+from st_plugins.whole_writes import whole_folder
 from st_plugins_export.layout import MANIFEST_FILE, file_names, read_manifest
 from st_plugins_export.routes import read_routes
 
@@ -26,36 +25,14 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     target = target.resolve()
     _check_replaceable(target)
-    staged = _sibling(target, "new")
     try:
-        staged.mkdir(parents=True)
-        yield staged
-        _check_replaceable(target)  # an export takes a while: somebody may have put a file there
-        _put_in_place(staged, target)
+        with whole_folder(target) as staged:
+            yield staged
+            _check_replaceable(target)  # an export takes a while: somebody may have put a file there
     except OSError as error:  # no room, no permission
         raise ExportError(
             f"{target} could not be written ({error}); it is as it was before. Make room, or name another folder."
         ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _put_in_place(staged: Path, target: Path) -> None:
-    if not target.exists():
-        staged.rename(target)
-        return
-    replaced = _sibling(target, "old")
-    target.rename(replaced)
-    try:
-        staged.rename(target)
-    except OSError:
-        replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sibling(target: Path, role: str) -> Path:
-    return target.with_name(f".{target.name}-{secrets.token_hex(4)}-{role}")
 
 
 def _check_replaceable(target: Path) -> None:

@@ -93,7 +93,7 @@ class BulkEmbedder:
         Returns:
             dict: The same and two more. The vector of a row with an error is zeros.
         """
-        embedded = self.embed([None if text is None else text for text in batch[self._text]])
+        embedded = self.embed(list(batch[self._text]))
         return {**batch, "embedding": embedded.vectors, "error": np.array(embedded.errors, dtype=object)}
 
     def embed(self, texts: Sequence[Any]) -> EmbeddedTexts:

@@ -1,7 +1,6 @@
 """The folder of a job: what it is for, which parts belong to it, and what came of it."""
 
 import json
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from st_plugins import __version__
-from st_plugins.bulk.parts import UNFINISHED, Columns, PartSummary, part_name
+from st_plugins.bulk.parts import Columns, PartSummary, part_name
 from st_plugins.bulk.settings import JobSettings
 from st_plugins.bulk.shards import Shard
 from st_plugins.errors import BulkError
+from st_plugins.whole_writes import UNFINISHED, whole_file
 
 # Readers of Parquet folders pass over names that begin with an underscore or a dot.
 JOB_FILE = "_job.json"
@@ -158,6 +158,5 @@ def _remove_unfinished(output: Path) -> None:
 
 
 def _write_json(file: Path, value: object) -> None:
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    with whole_file(file) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from st_plugins.bulk.parquet import arrow, parquet
 from st_plugins.bulk.rows import Rows, content_digest, read_rows, update_digest
 from st_plugins.bulk.shards import Shard
 from st_plugins.errors import BulkError
+from st_plugins.whole_writes import whole_file
 
 _FOOTER = b"st_plugins.bulk"
-UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,9 @@ def embed_shard(shard: Shard, columns: Columns, output: Path, embedder: BulkEmbe
     done = finished_part(shard, columns, output, fingerprint)
     if done is not None:
         return done
-    unfinished = output / f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}"
-    try:
+    with whole_file(target) as unfinished:
         summary = _write(shard, columns, unfinished, target.name, embedder, fingerprint)
-        unfinished.rename(target)
-        _flush_folder(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    _flush_folder(output)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -95,7 +96,9 @@ def update_digest(digest: Any, rows: Rows) -> None:
 def _lines(shard: Shard) -> Iterator[Any]:
     with shard.file.open("rb") as lines:
         lines.seek(shard.offset)
-        for line in islice(lines, shard.rows):
+        for place, line in enumerate(islice(lines, shard.rows)):
+            if shard.offset == place == 0:
+                line = line.removeprefix(BOM_UTF8)
             yield line.decode("utf-8", errors="surrogateescape").rstrip("\r\n")
 
 

@@ -131,8 +131,8 @@ def _csv_rows(file: Path) -> int:
 
 
 def csv_lines(file: Path) -> Iterator[list[str]]:
-    """The cells of each line of a CSV or TSV file, the header first."""
+    """The cells of each line of a CSV or TSV file, the header first. Excel begins a file with a mark, which is none."""
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # of the process; 131,072 are few for a text
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         yield from csv.reader(lines, delimiter=delimiter)

@@ -71,10 +71,10 @@ def similarity_evaluator(file: str) -> Any:
     """
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    from st_plugins.commands.text_files import read_table
+    from st_plugins.commands.text_files import numbers, read_table
 
-    columns = read_table(file, ["sentence1", "sentence2", "score"]).to_pydict()
-    first, second = (list(map(str, columns[name])) for name in ("sentence1", "sentence2"))
+    table = read_table(file, ["sentence1", "sentence2", "score"])
+    first, second = (list(map(str, table[name].to_pylist())) for name in ("sentence1", "sentence2"))
     return EmbeddingSimilarityEvaluator(
-        first, second, [float(score) for score in columns["score"]], main_similarity="cosine", write_csv=False
+        first, second, numbers(table, "score", file), main_similarity="cosine", write_csv=False
     )

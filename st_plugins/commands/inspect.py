@@ -53,12 +53,14 @@ def facts_of(folder: Path) -> dict[str, Any]:
         'elastic model'
     """
     manifest = read_json(folder / "manifest.json")
-    if str(manifest.get("format", "")).startswith("langchain_st_plugins index"):
-        return _store(manifest)
-    if manifest:
-        return _export(folder)
-    if (folder / "_job.json").is_file():
-        return _job(folder)
+    try:
+        if manifest:
+            is_store = str(manifest.get("format", "")).startswith("langchain_st_plugins index")
+            return _store(manifest) if is_store else _export(folder)
+        if (folder / "_job.json").is_file():
+            return _job(folder)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is damaged, its files lack {error}. Write it again.") from None
     if (folder / "modules.json").is_file():
         return _model(folder)
     raise InputError(
@@ -107,11 +109,8 @@ def _policy(policy: Any) -> str:
 def _export(folder: Path) -> dict[str, Any]:
     layout: Any = import_module("st_plugins_export.layout")  # by name: this package does not know the exporter
     manifest = layout.read_manifest(folder)
-    anyone = (
-        "whatever opens onnx/model.onnx, and pools it by any rule"
-        if manifest.layout == "portable"
-        else ("consumers that know the pooling of this model")
-    )
+    is_portable = manifest.layout == "portable"
+    anyone = "whatever opens onnx/model.onnx, and pools it by any rule"
     return {
         "kind": "ONNX export",
         "graphs": [f"{size.layer}x{size.dim} {size.precision}: {size.file}" for size in manifest.sizes],
@@ -121,7 +120,10 @@ def _export(folder: Path) -> dict[str, Any]:
         "opset": manifest.opset,
         "written by": [f"{name} {version}" for name, version in manifest.libraries.items()],
         "fingerprint": manifest.full.fingerprint,
-        "opens with": ["st_plugins_export.OnnxEncoder(folder), without torch", anyone],
+        "opens with": [
+            "st_plugins_export.OnnxEncoder(folder), without torch",
+            anyone if is_portable else "consumers that know the pooling of this model",
+        ],
     }
 
 

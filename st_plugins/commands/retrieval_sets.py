@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from st_plugins.commands.text_files import read_table
+from st_plugins.commands.text_files import numbers, read_table
 from st_plugins.errors import InputError
 
 _JUDGEMENTS = ("qrels/test.tsv", "qrels/dev.tsv", "qrels.tsv")
@@ -31,8 +31,9 @@ def retrieval_evaluator(folder: str) -> Any:
     if judged is None:
         raise InputError(f"{folder} must hold one of {', '.join(_JUDGEMENTS)}, with corpus.jsonl and queries.jsonl.")
     relevant: dict[str, set[str]] = {}
-    for row in read_table(str(judged), ["query-id", "corpus-id", "score"]).to_pylist():
-        if row["score"] > 0:
+    table = read_table(str(judged), ["query-id", "corpus-id", "score"])
+    for row, score in zip(table.to_pylist(), numbers(table, "score", str(judged)), strict=True):
+        if score > 0:
             relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
     if not relevant:
         raise InputError(f"{judged} must judge at least one document relevant (a score above 0), got none.")

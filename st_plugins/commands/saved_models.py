@@ -1,12 +1,12 @@
 """Writes a model into a folder that appears whole or not at all."""
 
-import secrets
 import shutil
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
 from st_plugins.errors import InputError
+from st_plugins.whole_writes import whole_folder
 
 
 def check_new_folder(folder: str) -> None:
@@ -37,15 +37,9 @@ def save_new(model: SentenceTransformer, folder: str) -> None:
         >>> save_new(st_plugins.load("minilm-elastic"), "a-copy")
     """
     check_new_folder(folder)
-    target = Path(folder).resolve()
-    staged = _sibling(target, "new")
-    try:
-        model.save_pretrained(str(staged))
-        if target.exists():
-            target.rmdir()
-        staged.rename(target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(str(unfinished))
+        check_new_folder(folder)  # somebody may have put a file there
 
 
 def save_over(model: SentenceTransformer, folder: str) -> None:
@@ -62,23 +56,8 @@ def save_over(model: SentenceTransformer, folder: str) -> None:
         >>> save_new(st_plugins.load("minilm-elastic"), "mine")
         >>> save_over(st_plugins.load("mine"), "mine")
     """
-    target = Path(folder).resolve()
-    if not target.is_dir():
+    if not Path(folder).is_dir():
         raise InputError(f"{folder} must be a folder to be written to. Name one with --output.")
-    staged, replaced = _sibling(target, "new"), _sibling(target, "old")
-    try:
-        shutil.copytree(target, staged)
-        model.save_pretrained(str(staged))
-        target.rename(replaced)
-        staged.rename(target)
-    except OSError:
-        if not target.exists():
-            replaced.rename(target)
-        raise
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sibling(target: Path, role: str) -> Path:
-    return target.with_name(f".{target.name}-{secrets.token_hex(4)}-{role}")
+    with whole_folder(folder) as unfinished:
+        shutil.copytree(folder, unfinished, dirs_exist_ok=True)
+        model.save_pretrained(str(unfinished))

@@ -64,6 +64,32 @@ def checked_rows(source: str, *, text: str, id: str | None) -> Iterator[Rows]:
             start += len(rows)
 
 
+def numbers(table: Any, column: str, file: str) -> list[float]:
+    """A column of a table as numbers.
+
+    Args:
+        table: From :func:`read_table`.
+        column: One that it has.
+        file: Where it comes from, for the message.
+
+    Raises:
+        InputError: If a cell is no number, or empty.
+
+    Example:
+        >>> numbers(read_table("sts.csv"), "score", "sts.csv")
+        [0.9, 0.1]
+    """
+    found = []
+    for row, cell in enumerate(table[column].to_pylist()):
+        try:
+            found.append(float(cell))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{column} must be a number in every row of {file}, got {cell!r} in row {row}. Mend the file."
+            ) from None
+    return found
+
+
 def read_table(file: str, columns: Sequence[str] = ()) -> Any:
     """A Parquet, JSONL, CSV or TSV file as a ``pyarrow.Table``.
 

@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
 from st_plugins.errors import InputError
-from st_plugins.evaluation.sized_model import without_card
+from st_plugins.evaluation.sized_model import question, without_card
 from st_plugins.views import shallow_copy
 
 
@@ -130,7 +130,7 @@ def _pair(asking: SentenceTransformer, indexed: SentenceTransformer, memory: dic
 
     def remembered(model: SentenceTransformer, method: str) -> Any:
         def encode(inputs: Any, **arguments: Any) -> Any:  # the host's own arguments
-            key = (id(model), method, repr(sorted(arguments.items())), tuple(inputs))
+            key = (id(model), method, question(inputs, arguments))
             if key not in memory:
                 memory[key] = getattr(model, method)(inputs, **arguments)
             return memory[key]

@@ -13,7 +13,7 @@ from st_plugins.errors import SizeError
 from st_plugins.evaluation.metric_files import add_rows
 from st_plugins.evaluation.sized_model import EncodingClock, at_size
 from st_plugins.first_modules import layered_module
-from st_plugins.width import embedding_width
+from st_plugins.width import check_dim, embedding_width
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class ElasticGridEvaluator(SentenceEvaluator):
         for layer in (*layers, *(self.query_layers or ())):
             check_layer(layer, first.depth)
         for dim in dims:
-            if not isinstance(dim, int) or not 1 <= dim <= width:
-                raise SizeError(f"dims must be integers from 1 to {width} (the embedding dimension), got {dim!r}.")
+            check_dim(dim, width)
         if self.primary_size is None:
             return layers, dims, (max(self.query_layers or layers), layers[-1], dims[-1])
         layer, dim = self.primary_size

@@ -2,10 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from st_plugins.whole_writes import whole_file
 
 
 def add_rows(file: str | Path, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -29,6 +30,5 @@ def add_rows(file: str | Path, headers: Sequence[str], rows: Sequence[Sequence[A
     if not file.exists():
         writer.writerow(headers)
     writer.writerows(rows)
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_bytes((file.read_bytes() if file.exists() else b"") + added.getvalue().encode())
-    os.replace(unfinished, file)
+    with whole_file(file) as unfinished:
+        unfinished.write_bytes((file.read_bytes() if file.exists() else b"") + added.getvalue().encode())

@@ -1,7 +1,6 @@
 """What a saved model's card says of us: how to install and load it, its sizes, and what they are worth."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from st_plugins.card_sections import write_section
 from st_plugins.evaluation.grid import GridPoint
 from st_plugins.exits.policy_tables import write_policy_table
 from st_plugins.modules import ElasticTransformer
+from st_plugins.whole_writes import whole_file
 
 _SECTION = """\
 ## Usage with st-plugins
@@ -63,7 +63,7 @@ def write_model_card(
     is_elastic = isinstance(model[0], ElasticTransformer)
     text = _SECTION.format(
         requirement=requirement,
-        name=Path(folder).name,
+        name=Path(folder).resolve().name,
         arguments=_arguments(model) if is_elastic else "",
         classes=", ".join(f"`{name}`" for name in dict.fromkeys(ours)),
     )
@@ -99,6 +99,5 @@ def _sizes(model: SentenceTransformer, points: Sequence[GridPoint], metric: str)
 
 def _stamp(file: Path, requirement: str) -> None:
     settings = json.loads(file.read_text(encoding="utf-8"))
-    unfinished = file.with_name(f".{file.name}.tmp")
-    unfinished.write_text(json.dumps({**settings, "requirements": [requirement]}, indent=2), encoding="utf-8")
-    os.replace(unfinished, file)
+    with whole_file(file) as unfinished:
+        unfinished.write_text(json.dumps({**settings, "requirements": [requirement]}, indent=2), encoding="utf-8")

@@ -16,7 +16,7 @@ from st_plugins.first_modules import layered_module
 from st_plugins.located_errors import encode_located
 from st_plugins.modules import ElasticTransformer
 from st_plugins.views import view
-from st_plugins.width import embedding_width
+from st_plugins.width import check_dim, embedding_width
 
 
 class MtebEncoder:
@@ -75,9 +75,8 @@ class MtebEncoder:
     ) -> None:
         _mteb()
         first = layered_module(model, "an MtebEncoder")
-        width = embedding_width(model.children())
-        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width):
-            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
+        if dim is not None:
+            check_dim(dim, embedding_width(model.children()))
         self.model = model
         self._first = first
         self.layer = first.depth if layer is None else layer

@@ -1,7 +1,7 @@
 """One page about a model: its sizes, exits and exports, in a file that needs nothing else. Measures nothing itself."""
 
 import json
-import os
+import math
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from st_plugins.exits.curves import ExitCurves
 from st_plugins.fingerprints import fingerprint
 from st_plugins.model_files import read_json
 from st_plugins.modules import ElasticTransformer
+from st_plugins.whole_writes import whole_file
 
 _TEMPLATE = Path(__file__).with_name("report_page.html")
 _CURVES = ("risk", "dynamic", "static", "oracle")
@@ -42,7 +43,8 @@ def write_report_page(
         model: Whose sizes and exit policies are shown.
         file: An earlier one is replaced when the new one is complete.
         name: Of the model, at the top.
-        points: From ``ElasticGridEvaluator.points``. With query layers, those against the deepest documents are shown.
+        points: From ``ElasticGridEvaluator.points``. With query layers, those against the deepest documents are shown;
+            a score that is no number, as a correlation of equal values, is left out.
         metric: What ``points`` measure.
         curves: From :func:`st_plugins.exits.curves.exit_curves`.
         export: Folder of an export of the model, whose ``report.json`` is shown.
@@ -73,7 +75,7 @@ def write_report_page(
         "points": [
             {"row": point.query_layer, "dim": point.dim, "score": point.score, "cost": point.cost}
             for point in points
-            if not is_crossed or point.layer == deepest
+            if (not is_crossed or point.layer == deepest) and math.isfinite(point.score)
         ],
         "policies": [_policy(policy) for policy in first.exit_policies.values()] if is_elastic else [],
         "curves": None if curves is None else {kind: getattr(curves, kind) for kind in _CURVES},
@@ -81,10 +83,8 @@ def write_report_page(
     }
     # A "</script>" in a name must not end the script.
     content = json.dumps(facts, allow_nan=False).replace("<", "\\u003c")
-    file = Path(file)
-    unfinished = file.with_name(f".{file.name}.tmp")
-    unfinished.write_text(_TEMPLATE.read_text(encoding="utf-8").replace("{facts}", content), encoding="utf-8")
-    os.replace(unfinished, file)
+    with whole_file(file) as unfinished:
+        unfinished.write_text(_TEMPLATE.read_text(encoding="utf-8").replace("{facts}", content), encoding="utf-8")
 
 
 def _summary(model: SentenceTransformer) -> str:

@@ -25,7 +25,7 @@ class EncodingClock:
 
     def encode(self, model: SentenceTransformer, layer: int, inputs: Any, arguments: dict[str, Any]) -> Any:
         """What ``model.encode(inputs, layer=layer, **arguments)`` gives, from memory if it was asked before."""
-        key = (layer, repr(sorted(arguments.items())), tuple(inputs) if isinstance(inputs, list) else inputs)
+        key = (layer, question(inputs, arguments))
         if key not in self._known:
             started = time.perf_counter()
             self._known[key] = model.encode(inputs, layer=layer, allow_untrained=True, **arguments)
@@ -43,6 +43,11 @@ class EncodingClock:
         return total(layer) / total(deepest) if total(deepest) else 1.0
 
 
+def question(inputs: Any, arguments: dict[str, Any]) -> Hashable:
+    """What a call of ``encode`` asks, to be remembered by: the same texts and arguments, and one text or a list."""
+    return repr(sorted(arguments.items())), tuple(inputs) if isinstance(inputs, list) else inputs
+
+
 def at_size(
     model: SentenceTransformer, query_layer: int, layer: int, dim: int, clock: EncodingClock
 ) -> SentenceTransformer:
@@ -58,11 +63,12 @@ def at_size(
     Returns:
         SentenceTransformer: For evaluators. Metrics stored through it do not reach the model's card.
     """
-    sized = shallow_copy(model)
+    sized, whole = shallow_copy(model), shallow_copy(model)
+    whole.truncate_dim = None  # or the clock would remember vectors cut to the model's default
 
     def encode(inputs: Any, **arguments: Any) -> Any:  # the host's own arguments
         depth = query_layer if arguments.get("task") == "query" else layer
-        return _cut(clock.encode(model, depth, inputs, arguments), dim)
+        return _cut(clock.encode(whole, depth, inputs, arguments), dim)
 
     sized.__dict__["encode"] = encode
     return without_card(sized)

@@ -39,10 +39,11 @@ def policy_table(model: SentenceTransformer) -> str:
     policies = elastic_transformer(model, "a table of policies").exit_policies.values()
     if not policies:
         return ""
+    identities = {layer: fingerprint(model, layer=layer) for layer in {policy.layers[0] for policy in policies}}
     rows = [
         "| exit | risk | promise | texts | mean loss | mean layer | exits |",
         "|---|---|---|---|---|---|---|",
-        *(_row(policy, fingerprint(model, layer=policy.layers[0])) for policy in policies),
+        *(_row(policy, identities[policy.layers[0]]) for policy in policies),
     ]
     return "\n".join(rows)
 

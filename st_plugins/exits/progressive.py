@@ -12,6 +12,7 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
 from st_plugins.errors import InputError, SizeError
+from st_plugins.exits.traces import wanted_prompt
 from st_plugins.first_modules import elastic_transformer
 from st_plugins.modules import ElasticTransformer
 from st_plugins.stages import StagedRun
@@ -63,11 +64,7 @@ def encode_progressively(
         raise SizeError(f"layers must be some layers in ascending order, got {layers}.")
     if not isinstance(text, str):
         raise InputError(f"text must be one text, got {type(text).__name__}. For many use model.encode.")
-    if prompt is None:
-        name = prompt_name if prompt_name is not None else model.default_prompt_name
-        if name is not None and name not in model.prompts:
-            raise InputError(f"prompt_name must be a prompt of the model, {sorted(model.prompts)}, got {name!r}.")
-        prompt = None if name is None else model.prompts[name]
+    prompt = wanted_prompt(model, prompt_name, prompt)
     model.eval()
     for layer in layers:  # all of them, before anything is computed
         inputs = model.preprocess([text], prompt=prompt, layer=layer, allow_untrained=allow_untrained)

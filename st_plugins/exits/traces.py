@@ -111,7 +111,7 @@ def trace(
         torch.Size([2, 2, 384])
     """
     layers = exit_layers(model)
-    prompt = _prompt(model, prompt_name, prompt)
+    prompt = wanted_prompt(model, prompt_name, prompt)
     model.eval()
     pooled, embeddings, lengths, order = [], [], [], []
     for places, inputs, outputs in layer_batches(model, texts, layers, prompt=prompt, batch_size=batch_size):
@@ -128,7 +128,16 @@ def trace(
     return Trace(layers, torch.cat(pooled)[back].transpose(0, 1), torch.cat(lengths)[back], vectors)
 
 
-def _prompt(model: SentenceTransformer, prompt_name: str | None, prompt: str | None) -> str | None:
+def wanted_prompt(model: SentenceTransformer, prompt_name: str | None, prompt: str | None) -> str | None:
+    """What ``model.encode`` would put before each text, given these two arguments.
+
+    Raises:
+        InputError: If the prompt name is unknown.
+
+    Example:
+        >>> wanted_prompt(st_plugins.load("minilm-elastic"), None, "find: ")
+        'find: '
+    """
     if prompt is not None:
         return prompt
     name = prompt_name if prompt_name is not None else model.default_prompt_name

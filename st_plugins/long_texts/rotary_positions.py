@@ -85,7 +85,7 @@ def _frequencies(module: nn.Module) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in buffers.items()
-        if name.endswith("inv_freq") and not name.endswith("nal_inv_freq")
+        if name.endswith("inv_freq") and not name.endswith("original_inv_freq")
     }
 
 

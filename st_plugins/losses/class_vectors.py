@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_plugins.errors import LossError
+from st_plugins.losses.batch_checks import check_classes
 
 
 def simplex_vertices(classes: int, dim: int) -> Tensor:
@@ -56,7 +57,10 @@ def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> Tensor:
         classes: K.
 
     Returns:
-        Tensor: (K, D); zeros for a class without texts.
+        Tensor: (K, D) in the same dtype, summed in double precision; zeros for a class without texts.
+
+    Raises:
+        LossError: If the labels are no integers, not one per row, or not among the classes.
 
     References:
         The entry vectors of DefSent+, https://arxiv.org/abs/2405.16153: a word is the mean of its definitions.
@@ -66,5 +70,7 @@ def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> Tensor:
         tensor([[2., 0.],
                 [0., 5.]])
     """
-    sums = embeddings.new_zeros(classes, embeddings.shape[1]).index_add_(0, labels, embeddings)
-    return sums / torch.bincount(labels, minlength=classes).clamp(min=1)[:, None]
+    labels = check_classes("class_means", labels, len(embeddings), classes)
+    exact = torch.float32 if embeddings.device.type == "mps" else torch.float64
+    sums = embeddings.new_zeros(classes, embeddings.shape[1], dtype=exact).index_add_(0, labels, embeddings.to(exact))
+    return (sums / torch.bincount(labels, minlength=classes).clamp(min=1)[:, None]).to(embeddings.dtype)

@@ -11,7 +11,7 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import LossError, SizeError
 from st_plugins.first_modules import elastic_transformer, unwrapped
 from st_plugins.functional import by_layer
-from st_plugins.width import embedding_width
+from st_plugins.width import check_dim, embedding_width
 
 Size = tuple[int, int]
 
@@ -147,8 +147,7 @@ def check_sizes(sizes: Iterable[Size], full: Size) -> tuple[Size, ...]:
             raise SizeError(f"sizes must be pairs (layer, dim), got {pair!r}.")
         layer, dim = pair
         check_layer(layer, depth)
-        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
-            raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")
+        check_dim(dim, width)
     if len(set(pairs)) != len(pairs):
         raise LossError(f"sizes must not repeat, got {pairs}.")
     return tuple(sorted(set(pairs) - {full}))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_plugins.errors import InputError, ShapeError, SizeError
+from st_plugins.finite_vectors import check_finite
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
@@ -83,15 +84,21 @@ class DebiasProjection(WeightedModule):
             DebiasProjection: See the class.
 
         Raises:
-            ShapeError: If a set is not of such a shape, or has one member only.
+            ShapeError: If there is no set, or one is not of such a shape, or has one member only.
+            NonFiniteError: If an embedding holds NaN or infinity.
             SizeError: If the sets do not differ in so many directions.
         """
+        if not len(sets):
+            raise ShapeError(
+                "There must be at least one set of embeddings, got none. Embed texts that differ in one word."
+            )
         for members in sets:
             if members.ndim != 2 or len(members) < 2:
                 raise ShapeError(
                     "Every set must hold the embeddings of at least two texts, of shape (members, embedding "
                     f"dimension), got {tuple(members.shape)}. Embed texts that differ in one word."
                 )
+            check_finite({"sentence_embedding": members})
         units = [F.normalize(members.detach().double(), dim=-1) for members in sets]
         rows = torch.cat([(unit - unit.mean(dim=0)) / len(unit) ** 0.5 for unit in units])  # (all members, D)
         projection = cls(rows.shape[1], num_directions)

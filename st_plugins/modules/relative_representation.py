@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_plugins.errors import ShapeError
+from st_plugins.finite_vectors import check_finite
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
@@ -77,12 +78,14 @@ class RelativeRepresentation(WeightedModule):
 
         Raises:
             ShapeError: If there is not one row for each anchor.
+            NonFiniteError: If one holds NaN or infinity.
         """
         if anchors.ndim != 2 or 0 in anchors.shape:
             raise ShapeError(
                 f"anchors must be of shape (anchors, embedding dimension), got {tuple(anchors.shape)}. "
                 "Embed a list of texts."
             )
+        check_finite({"sentence_embedding": anchors})
         relative = cls(anchors.shape[1], anchors.shape[0], center=center)
         relative.anchors = anchors.detach().clone(memory_format=torch.contiguous_format)
         return relative

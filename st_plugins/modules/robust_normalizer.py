@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from st_plugins.errors import ShapeError, SizeError
+from st_plugins.finite_vectors import check_finite
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
@@ -93,12 +94,14 @@ class RobustNormalizer(WeightedModule):
 
         Raises:
             ShapeError: If there is no row, or not one for each text.
+            NonFiniteError: If one holds NaN or infinity.
         """
         if embeddings.ndim != 2 or 0 in embeddings.shape:
             raise ShapeError(
                 f"embeddings must be of shape (texts, embedding dimension), got {tuple(embeddings.shape)}. "
                 "Embed a list of texts."
             )
+        check_finite({"sentence_embedding": embeddings})
         normalizer = cls(embeddings.shape[1], clip_quantile=clip_quantile)
         ordered = embeddings.detach().T.double().contiguous().sort(dim=1).values  # (D, n)
         median, spread = _quantile(ordered, 0.5), _quantile(ordered, 0.75) - _quantile(ordered, 0.25)

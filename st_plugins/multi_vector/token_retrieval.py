@@ -84,7 +84,10 @@ class TokenRetrieval:
             rows, best = self._best_of_documents(*found)  # (documents,), (T, documents)
             missing = np.isneginf(best)
             if impute:
-                last = np.where(found[1] >= 0, found[0], np.inf).min(axis=1, keepdims=True)  # m_i
+                is_found = found[1] >= 0
+                last = np.where(is_found, found[0], np.inf).min(axis=1, keepdims=True)  # m_i
+                # Where an approximate index has found nothing, all documents are alike.
+                last = np.where(is_found.any(axis=1, keepdims=True), last, 0)
                 scores = np.where(missing, last, best).mean(axis=0)
             else:
                 scores = np.where(missing, 0, best).sum(axis=0) / (~missing).sum(axis=0)

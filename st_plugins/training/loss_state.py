@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from st_plugins.errors import LossError
 from st_plugins.weight_digests import weights_digest
+from st_plugins.whole_writes import whole_file
 
 FILE_NAME = "loss_state.safetensors"
 
@@ -99,9 +100,8 @@ class LossStateCallback(TrainerCallback):
                 "hyperparameters leave LossStateCallback out."
             )
         tensors = {name: tensor.detach().contiguous() for name, tensor in own_state(self.loss, model).items()}
-        unfinished = folder / f"{FILE_NAME}.unfinished"
-        save_file(tensors, str(unfinished), metadata={"model": weights_digest(model)})
-        unfinished.replace(folder / FILE_NAME)
+        with whole_file(folder / FILE_NAME) as unfinished:
+            save_file(tensors, str(unfinished), metadata={"model": weights_digest(model)})
 
 
 def own_state(loss: nn.Module, model: nn.Module) -> dict[str, Tensor]:

@@ -116,3 +116,5 @@ def test_queries_of_another_kind_are_refused():
         codes.search(np.zeros((1, 7)), k=1)
     with pytest.raises(SizeError, match="k must be a positive integer, got 0"):
         codes.search(codes, k=0)
+    with pytest.raises(InputError, match="Float queries must be finite, and some hold NaN or infinity"):
+        codes.search(np.full((1, 8), np.nan), k=1)

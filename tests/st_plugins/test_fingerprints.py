@@ -34,6 +34,13 @@ def test_a_layer_that_does_not_exist_has_none(model, plain):
         fingerprint(plain, layer=2)
 
 
+@pytest.mark.parametrize("dim", [0, 17, True])
+def test_a_dim_that_does_not_exist_has_none(model, plain, dim):
+    for either in (model, plain):
+        with pytest.raises(SizeError, match="dim must be an integer from 1 to 16"):
+            fingerprint(either, dim=dim)
+
+
 def test_sizes_it_was_trained_for_do_not_change_it(model):
     before = fingerprint(model)
     model[0].add_sizes([(2, 8)])

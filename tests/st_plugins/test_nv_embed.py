@@ -7,7 +7,7 @@ from transformers import MistralConfig, MistralModel
 
 import reference
 from nv_embed_cases import BODY, tokenizer, weights, write_checkpoint
-from st_plugins.errors import UnsupportedModelError
+from st_plugins.errors import UnsafeModelError, UnsupportedModelError
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer
 from st_plugins.modules.latent_attention_pooling import LatentAttentionPooling
 from st_plugins.nv_embed import from_nv_embed, nv_embed_prompt
@@ -145,6 +145,13 @@ def test_saved_and_loaded(tmp_path, dtype):
 def test_another_folder_is_refused(tiny_folder):
     with pytest.raises(UnsupportedModelError, match="config.json must be NV-Embed's, with 'text_config'"):
         from_nv_embed(tiny_folder)
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UnsafeModelError, match="tokenizer.json is no tokenizer, or damaged: .* Download it again"):
+        from_nv_embed(tmp_path)
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path):

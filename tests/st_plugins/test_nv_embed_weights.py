@@ -165,16 +165,20 @@ def test_weights_elsewhere_and_pickles_are_refused(tmp_path, name):
     write_checkpoint(tmp_path)
     index = {"weight_map": {"embedding_model.norm.weight": name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UnsafeModelError, match=f"index.json must name safetensors beside it, got '{name}'. Download"):
+    message = f"index.json (must name safetensors beside it, got|names the weights) '{name}'"
+    with pytest.raises(UnsafeModelError, match=message):
         load_published(tmp_path, *empty_nv_embed(BODY, LATENTS))
 
 
 def test_damaged_files_are_refused(tmp_path):
     write_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UnsafeModelError, match="config.json must be JSON, but it is damaged: .* Download it again."):
+    with pytest.raises(UnsafeModelError, match="config.json must be JSON, but it is damaged: "):
+        published_settings(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UnsupportedModelError, match=r"config.json must be NV-Embed's, .* got \[\]. Other models"):
         published_settings(tmp_path)
     shard = tmp_path / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(UnsafeModelError, match="model-00001-of-00002.safetensors is damaged or cut short .* Download"):
+    with pytest.raises(UnsafeModelError, match="model-00001-of-00002.safetensors is damaged or cut short"):
         load_published(tmp_path, *empty_nv_embed(BODY, LATENTS))

@@ -92,3 +92,16 @@ def test_the_digest_is_that_of_the_rows(tmp_path):
     (tmp_path / "x.csv").write_text("id,text\n1,other\n")
     (shard,) = plan_shards(tmp_path / "x.csv", shard_rows=100)
     assert content_digest(shard, text="text", id="id") not in digests
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_the_mark_that_some_programs_begin_a_file_with_is_no_part_of_it(tmp_path, suffix):
+    expected = all_rows(write(tmp_path / f"x{suffix}"))
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert all_rows(path, shard_rows=1, window=2) == expected
+
+
+def test_the_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n")
+    assert [text for _, text, _ in all_rows(tmp_path / "x.txt", id=None)] == ["one", "\ufefftwo"]

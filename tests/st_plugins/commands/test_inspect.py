@@ -59,3 +59,16 @@ def test_a_store_and_vectors(folder):
 def test_anything_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"must hold a model \(modules.json\), an export or a store"):
         facts_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", '{"format": "langchain_st_plugins index 1"}'])
+def test_a_damaged_store_is_refused_by_name(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match="is damaged, its files lack .*Write it again"):
+        facts_of(tmp_path)
+
+
+def test_damaged_vectors_are_refused_by_name(tmp_path):
+    (tmp_path / "_job.json").write_text("{}")
+    with pytest.raises(InputError, match="is damaged, its files lack 'dim'. Write it again"):
+        facts_of(tmp_path)

@@ -38,3 +38,9 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "other" / "queries.jsonl").unlink()
     with pytest.raises(InputError, match="must hold queries.jsonl, and does not"):
         retrieval_evaluator(str(tmp_path / "other"))
+
+
+def test_a_judgement_that_is_no_number_is_named(tmp_path):
+    write(tmp_path / "cats", "q1\td1\tyes\n")
+    with pytest.raises(InputError, match="score must be a number in every row of .*test.tsv, got 'yes' in row 0"):
+        retrieval_evaluator(str(tmp_path / "cats"))

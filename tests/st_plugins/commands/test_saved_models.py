@@ -30,6 +30,17 @@ def test_a_folder_with_something_in_it_is_refused(model, tmp_path):
     assert names(tmp_path) == ["mine.txt"]
 
 
+def test_a_folder_that_fills_up_meanwhile_is_kept(tmp_path):
+    class Slow:
+        def save_pretrained(self, folder):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "mine.txt").touch()
+
+    with pytest.raises(InputError, match="must be a new folder, and it holds something"):
+        save_new(Slow(), str(tmp_path / "new"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "mine.txt"]
+
+
 def test_saving_over_keeps_what_is_beside_the_model(model, folder):
     (folder / "model" / "notes.txt").write_text("mine")
     save_over(model, str(folder / "model"))

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from st_plugins.commands.text_files import read_table, read_texts
+from st_plugins.commands.text_files import numbers, read_table, read_texts
 from st_plugins.errors import BulkError, InputError
 
 
@@ -48,3 +48,12 @@ def test_tables_that_are_none_are_refused(tmp_path):
         read_table(str(tmp_path / "t.jsonl"))
     with pytest.raises(InputError, match=r"must end in one of .parquet, .jsonl, .ndjson, .csv, .tsv. Convert it"):
         read_table(str(tmp_path / "t.xlsx"))
+
+
+@pytest.mark.parametrize("cell", ["", "x"])
+def test_a_cell_that_is_no_number_is_named(tmp_path, cell):
+    (tmp_path / "sts.csv").write_text(f"first,score\na,1\nb,2.5\nc,{cell or ' '}\n")
+    table = read_table(str(tmp_path / "sts.csv"))
+    with pytest.raises(InputError, match=r"score must be a number in every row of sts.csv, got .* in row 2. Mend"):
+        numbers(table, "score", "sts.csv")
+    assert numbers(table.slice(0, 2), "score", "sts.csv") == [1, 2.5]

@@ -8,7 +8,7 @@ import st_plugins
 from conftest import WORDS
 from st_plugins.errors import InputError
 from st_plugins.evaluation import CompatibilityEvaluator
-from st_plugins.evaluation.compatibility import average_compatibility
+from st_plugins.evaluation.compatibility import _pair, average_compatibility
 
 TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("cat", "the dog ran")]
 QUERIES = [f"{text} fast" for text in TEXTS[::7]]
@@ -85,3 +85,9 @@ def test_the_table_is_in_percent_and_the_card_says_what_was_evaluated(versions):
 def test_one_version_has_nothing_to_be_compatible_with():
     with pytest.raises(InputError, match="versions must hold at least one earlier version"):
         CompatibilityEvaluator(retrieval(), [])
+
+
+def test_one_text_is_not_taken_for_a_list_of_its_characters(model):
+    pair = _pair(model, model, {})
+    assert pair.encode_query(["i", "t"]).shape == (2, 16)
+    assert pair.encode_query("it").shape == (16,)

@@ -64,6 +64,13 @@ def test_shallow_queries_and_deep_documents_need_no_layer_in_common(model):
     assert evaluator.primary_metric == "query2_layer4_dim16"
 
 
+def test_a_model_that_is_cut_by_default_is_evaluated_at_every_dim(model):
+    expected = ElasticGridEvaluator(similarity(), layers=[2], dims=[4, 16])(model)
+    model.truncate_dim = 8
+    assert ElasticGridEvaluator(similarity(), layers=[2], dims=[4, 16])(model) == expected
+    assert model.truncate_dim == 8
+
+
 def test_the_model_is_left_as_it_was(model, texts):
     before = model.encode(texts)
     card = dict(model.model_card_data.__dict__)
@@ -154,7 +161,7 @@ def test_a_plain_model_is_refused(plain):
     [
         ({"layers": [5]}, "layer must be an integer from 1 to 4"),
         ({"layers": [4], "query_layers": [9]}, "layer must be an integer from 1 to 4"),
-        ({"dims": [17]}, "dims must be integers from 1 to 16"),
+        ({"dims": [17]}, "dim must be an integer from 1 to 16"),
         ({"layers": [2], "dims": [8], "primary_size": (4, 8)}, r"primary_size must be .* layers \[2\] .* got \(4, 8\)"),
         ({"layers": [2], "query_layers": [3], "primary_size": (2, 16)}, r"primary_size must be one of .* layers \[\]"),
     ],

@@ -64,3 +64,10 @@ def test_a_plain_model_needs_nothing(plain, tmp_path):
 def test_the_model_must_be_saved_first(saved, tmp_path):
     with pytest.raises(InputError, match="must hold README.md"):
         write_model_card(saved[0], tmp_path)
+
+
+def test_a_folder_is_called_by_its_name_from_inside_too(saved, monkeypatch):
+    model, folder = saved
+    monkeypatch.chdir(folder)
+    write_model_card(model, ".")
+    assert 'st_plugins.load("tiny")' in (folder / "README.md").read_text()

@@ -82,6 +82,12 @@ def test_query_layers_are_shown_against_the_deepest_documents(leaving, tmp_path)
     assert facts["row_name"] == "query layer"
 
 
+def test_a_score_that_is_no_number_is_left_out(leaving, tmp_path):
+    points = [*POINTS, GridPoint(1, 1, 8, float("nan"), 0.2)]
+    write_report_page(leaving, tmp_path / "page.html", name="tiny", points=points)
+    assert [point["row"] for point in facts_of(tmp_path / "page.html")["points"]] == [2, 2, 4, 4]
+
+
 def test_an_export_shows_its_report(leaving, plain, tmp_path):
     export_onnx(leaving, tmp_path / "onnx", sizes=[(2, 8)], exits=["mine"], show_progress=False)
     write_report_page(leaving, tmp_path / "report.html", name="x", export=tmp_path / "onnx")

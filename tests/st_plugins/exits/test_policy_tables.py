@@ -48,7 +48,7 @@ def test_the_card_of_the_host_stays_and_the_table_goes_to_its_end(saved):
     assert written.startswith(host.rstrip() + "\n\n<!-- start of dynamic exits -->\n## Dynamic Exits\n")
     assert written.endswith(policy_table(model) + "\n<!-- end of dynamic exits -->\n")
     assert "| `mine` |" not in host
-    assert not (folder / ".README.md.tmp").exists()
+    assert not list(folder.glob(".*"))
     assert np.array_equal(st_plugins.load(folder, device="cpu").encode("red cat"), model.encode("red cat"))
 
 

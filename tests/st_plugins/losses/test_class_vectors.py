@@ -42,3 +42,16 @@ def test_the_mean_of_a_class_is_that_of_its_texts():
 def test_a_word_of_one_definition_is_the_embedding_of_it(plain, texts):
     embeddings = plain.encode(texts, convert_to_tensor=True)
     assert torch.equal(class_means(embeddings, torch.arange(len(texts)), len(texts)), embeddings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_many_texts_in_half_precision(dtype):
+    rows = (100 + torch.randn(5000, 2)).to(dtype)
+    means = class_means(rows, torch.zeros(5000, dtype=torch.long), 1)
+    assert means.dtype == dtype
+    assert means[0].tolist() == rows.double().mean(dim=0).to(dtype).tolist()
+
+
+def test_labels_that_are_no_classes_are_refused():
+    with pytest.raises(LossError, match="class_means must have labels from 0 to 1, .* got 0 to 2"):
+        class_means(torch.ones(3, 2), torch.tensor([0, 1, 2]), 2)

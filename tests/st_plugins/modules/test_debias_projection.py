@@ -6,7 +6,7 @@ from sentence_transformers import SentenceTransformer
 
 import reference
 import st_plugins
-from st_plugins.errors import InputError, ShapeError, SizeError
+from st_plugins.errors import InputError, NonFiniteError, ShapeError, SizeError
 from st_plugins.modules import DebiasProjection
 
 
@@ -133,3 +133,7 @@ def test_what_cannot_be_is_refused():
         DebiasProjection(3).equalize(torch.tensor([[1.0, 1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]))
     with pytest.raises(ShapeError, match=r"shape \(batch, 4\), got \(1, 3\)"):
         projected(DebiasProjection(4), torch.ones(1, 3))
+    with pytest.raises(NonFiniteError, match="this batch of 2 .float32. holds NaN, .* at row 1"):
+        DebiasProjection.from_sets([torch.tensor([[0.0, 1.0], [torch.nan, 1.0]])])
+    with pytest.raises(ShapeError, match="must be at least one set of embeddings, got none"):
+        DebiasProjection.from_sets([])

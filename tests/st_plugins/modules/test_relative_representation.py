@@ -5,7 +5,7 @@ from sentence_transformers import SentenceTransformer
 
 import reference
 import st_plugins
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import NonFiniteError, ShapeError, SizeError
 from st_plugins.modules import RelativeRepresentation
 
 CENTER = pytest.mark.parametrize("center", [False, True])
@@ -110,3 +110,5 @@ def test_what_cannot_be_is_refused():
             RelativeRepresentation.from_anchors(torch.ones(shape))
     with pytest.raises(ShapeError, match=r"shape \(batch, 4\), got \(1, 3\)"):
         represented(torch.ones(2, 4), torch.ones(1, 3))
+    with pytest.raises(NonFiniteError, match="this batch of 2 .float32. holds NaN, .* at row 1"):
+        RelativeRepresentation.from_anchors(torch.tensor([[1.0], [torch.nan]]))

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 import reference
 import st_plugins
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import NonFiniteError, ShapeError, SizeError
 from st_plugins.modules import RobustNormalizer
 
 
@@ -109,3 +109,5 @@ def test_what_cannot_be_is_refused():
             RobustNormalizer.fitted(torch.ones(shape))
     with pytest.raises(ShapeError, match=r"shape \(batch, 4\), got \(1, 3\)"):
         normalized(RobustNormalizer(4), torch.ones(1, 3))
+    with pytest.raises(NonFiniteError, match="this batch of 2 .float32. holds NaN, .* at row 1"):
+        RobustNormalizer.fitted(torch.tensor([[0.0], [torch.nan]]))

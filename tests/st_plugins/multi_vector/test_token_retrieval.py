@@ -83,6 +83,19 @@ def test_an_index_that_finds_less_is_taken_at_its_word():
     assert scores_of(retrieval.search([np.eye(2)], k_prime=3)[0]) == pytest.approx({0: 0.9, 1: 0.4})
 
 
+def test_a_query_token_that_found_nothing_changes_no_order():
+    class First:
+        def add(self, vectors):
+            pass
+
+        def search(self, vectors, k):
+            rows = np.array([[0, 1]] + [[-1, -1]] * (len(vectors) - 1))
+            return np.where(rows < 0, -3.4e38, [[0.9, 0.4]]), rows
+
+    retrieval = TokenRetrieval([np.eye(2)[:1], np.eye(2)[1:]], index=First())
+    assert scores_of(retrieval.search([np.eye(2)], k_prime=2)[0]) == pytest.approx({0: 0.45, 1: 0.2})
+
+
 def test_nothing_finds_nothing():
     assert TokenRetrieval([]).search(drawn(2)) == [[], []]
     assert TokenRetrieval(drawn(3)).search([]) == []
