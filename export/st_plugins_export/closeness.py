@@ -8,6 +8,9 @@ import numpy as np
 from st_plugins.errors import ParityError
 from st_plugins_export.extras import require
 from st_plugins_export.precisions import FULL, Precision
+from st_plugins_export.rounded_graphs import UNROUNDED
+
+_EMBEDDINGS = ("sentence_embedding", UNROUNDED, "exit_layer")
 
 
 class Closeness:
@@ -100,7 +103,7 @@ def cosines(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def run_graph(model: Any, batches: Iterable[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Sentence embeddings (N, D) of all batches, and where texts left (N,) if the graph says so.
+    """Sentence embeddings (N, D) of all batches, or what is rounded to them, and where texts left (N,) if it says so.
 
     Args:
         model: ``onnx.ModelProto``.
@@ -110,7 +113,7 @@ def run_graph(model: Any, batches: Iterable[Mapping[str, np.ndarray]]) -> tuple[
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs() if output.name in ("sentence_embedding", "exit_layer")]
+    names = [output.name for output in session.get_outputs() if output.name in _EMBEDDINGS]
     found = [
         np.concatenate(parts) for parts in zip(*(session.run(names, dict(batch)) for batch in batches), strict=True)
     ]

@@ -3,6 +3,7 @@
 It says nothing about who leaves when; see ``exit_graph.py`` for that.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.exit_criteria import Criterion, Saturation, masked_mean
+from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import LayerAlignment
 from st_plugins.views import StandIn, normed_layers, recording_view, shallow_copy
 from st_plugins_export.first_output import first_output
@@ -109,6 +111,24 @@ class _InputRecorder(StandIn):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # what the family gives its blocks
         self.given = hidden_states
         return self.block(hidden_states, *args, **kwargs)
+
+
+def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) -> SentenceTransformer:
+    """The plain full size with the maps that texts need which leave before it.
+
+    Args:
+        elastic: The model that is exported.
+        plain: From :func:`plain_copy`, at full depth, where no text needs a map.
+
+    Returns:
+        SentenceTransformer: ``plain`` itself if there are no maps.
+    """
+    modules = list(plain.children())
+    for index, module in enumerate(elastic.children()):
+        if isinstance(module, LayerAlignment):
+            modules.insert(index, copy.deepcopy(module).cpu())
+            return with_settings_of(plain, {str(number): part for number, part in enumerate(modules)})
+    return plain
 
 
 def trace_stages(model: SentenceTransformer, layers: tuple[int, ...], opset: int = OPSET) -> tuple[Fragment, ...]:

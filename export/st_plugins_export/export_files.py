@@ -13,9 +13,10 @@ from st_plugins.errors import ExportError
 from st_plugins_export.calibration import calibration_batches
 from st_plugins_export.entries import ExportedExit, ExportedSize, Probe
 from st_plugins_export.exit_graph import write_exit_graph
+from st_plugins_export.exit_pieces import with_alignment_of
 from st_plugins_export.external_data import GraphWriter, announce_external_data
 from st_plugins_export.extras import require
-from st_plugins_export.graph import WrittenGraph, plain_copy, with_alignment_of, write_graph
+from st_plugins_export.graph import WrittenGraph, plain_copy, write_graph
 from st_plugins_export.layout import exit_file, graph_file, write_manifest
 from st_plugins_export.lowering import Exported, write_lowered
 from st_plugins_export.precisions import Precision

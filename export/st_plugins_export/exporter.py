@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Router
 from tqdm import tqdm
 
 from st_plugins.errors import ExportError
@@ -23,7 +22,7 @@ from st_plugins_export.opened import OpenedExport
 from st_plugins_export.parity import check_opened
 from st_plugins_export.precisions import FULL, Precision, wanted_precisions
 from st_plugins_export.report import ExitReport, ExportReport, SizeReport
-from st_plugins_export.routed import export_routes
+from st_plugins_export.routed import export_routes, has_routes
 from st_plugins_export.safe_packing import check_packed
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable
@@ -55,7 +54,7 @@ def export_onnx(
     vectors out. Every graph is compared with torch before the folder appears; if one differs, or anything else
     fails, the target stays as it was. Graphs compute in float32, and in other ``precisions`` besides; a model in half
     precision is exported as ``model.float()`` would be, fingerprint included. Of a Router each route becomes an export
-    of its own, in a folder of the route's name.
+    of its own, in a folder of the route's name; and so do queries and documents where only documents are rounded.
 
     Args:
         model: Plain or elastic; left as it is.
@@ -124,7 +123,7 @@ def export_onnx(
     if opset not in OPSETS:
         raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
     bars, to_fit = wanted_precisions(precisions, min_cosine), checked_texts(calibration_texts)
-    if isinstance(model[0], Router):
+    if has_routes(model):
         export = partial(
             export_onnx,
             sizes=sizes,

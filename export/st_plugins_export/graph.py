@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 import st_plugins
 from st_plugins.errors import ExportError
-from st_plugins.model_settings import with_settings_of
-from st_plugins.modules import ElasticTransformer, LatentAttentionPooling, LayerAlignment
+from st_plugins.modules import ElasticTransformer, LatentAttentionPooling
 from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.first_output import first_output
 from st_plugins_export.marked_pooling import behind_marks, read_marks
 from st_plugins_export.padded_static import with_padded_inputs
+from st_plugins_export.rounded_graphs import UNROUNDED, hide_unrounded
+from st_plugins_export.rounding import ROUNDINGS, rounding_of
 from st_plugins_export.safe_packing import pack_if_equal
 from st_plugins_export.support import includes_prompt
 
@@ -75,18 +76,21 @@ class PipelineGraph(nn.Module):
         self.layout = layout
         self.truncate_dim = model.truncate_dim
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors (B, T) in, the first output (B, T, D) and sentence embeddings (B, dim) out."""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors (B, T) in; out: the first output (B, T, D), sentence embeddings (B, dim), unrounded ones if any."""
         features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
         features = read_marks(features) if self.has_marks else features
         first, *others = self.stages
         features = first(features)
         token_embeddings = features["token_embeddings"]  # (B, T, D)
+        unrounded = []
         for module in others:
+            if isinstance(module, ROUNDINGS):
+                unrounded = [features["sentence_embedding"]]
             features = module(features)
         # sentence-transformers cuts behind the last module, and does not normalise again.
         sentence_embedding = features["sentence_embedding"][:, : self.truncate_dim]
-        return first_output(self.layout, token_embeddings, sentence_embedding), sentence_embedding
+        return first_output(self.layout, token_embeddings, sentence_embedding), sentence_embedding, *unrounded
 
 
 def plain_copy(model: SentenceTransformer, *, layer: int | None = None, dim: int | None = None) -> SentenceTransformer:
@@ -153,24 +157,6 @@ def _on_cpu(copied: SentenceTransformer) -> SentenceTransformer:
     return copied
 
 
-def with_alignment_of(elastic: SentenceTransformer, plain: SentenceTransformer) -> SentenceTransformer:
-    """The plain full size with the maps that texts need which leave before it.
-
-    Args:
-        elastic: The model that is exported.
-        plain: From :func:`plain_copy`, at full depth, where no text needs a map.
-
-    Returns:
-        SentenceTransformer: ``plain`` itself if there are no maps.
-    """
-    modules = list(plain.children())
-    for place, module in enumerate(elastic.children()):
-        if isinstance(module, LayerAlignment):
-            modules.insert(place, copy.deepcopy(module).cpu())
-            return with_settings_of(plain, {str(index): part for index, part in enumerate(modules)})
-    return plain
-
-
 def write_graph(
     model: SentenceTransformer,
     file: Path,
@@ -199,13 +185,17 @@ def write_graph(
     model = with_padded_inputs(model)
     features = traced_features(model)
     axes = {name: {0: "batch", 1: "sequence"} for name in (*features, OUTPUTS[0])}
+    rounded = (UNROUNDED,) if rounding_of(model) else ()
+    axes.update((name, {0: "batch"}) for name in (OUTPUTS[1], *rounded))
     network = getattr(model[0], "auto_model", None)
     try:
         with eager_attention(network):
             pipeline = PipelineGraph(model, tuple(features), layout)
-            graph = trace_graph(pipeline, features, {**axes, OUTPUTS[1]: {0: "batch"}}, OUTPUTS, opset)
-        packing = pack_if_equal(graph, {name: value.numpy() for name, value in features.items()}) if packed else None
+            graph = trace_graph(pipeline, features, axes, (*OUTPUTS, *rounded), opset)
+        feeds = {name: value.numpy() for name, value in features.items()}
+        packing = pack_if_equal(graph, feeds, compared=rounded or OUTPUTS) if packed else None
         graph = packing.model if packing else graph
+        hide_unrounded(graph)
         _name_widths(graph, (first_width(model, layout), model.get_embedding_dimension()))
         (writer or GraphWriter(file.parent)).save(graph, file)
     except (ExportError, OSError):  # a full disk is no fault of the model

@@ -17,6 +17,7 @@ from st_plugins_export.fragments import count_nodes
 from st_plugins_export.half_fallbacks import half_with_fallbacks
 from st_plugins_export.layout import file_in
 from st_plugins_export.precisions import Precision
+from st_plugins_export.rounded_graphs import join, split_at_rounding
 from st_plugins_export.smoothing import smoothed_int8
 
 Exported = TypeVar("Exported", ExportedSize, ExportedExit)
@@ -36,13 +37,17 @@ class Lowered:
 
 
 def lowered(model: Any, precision: Precision, batches: Sequence[Mapping[str, np.ndarray]]) -> Lowered:
-    """A graph in another precision.
+    """A graph in another precision. A rounding at its end stays float32.
 
     Args:
         model: ``onnx.ModelProto`` in float32; left as it is.
         precision: Not float32.
         batches: Inputs to fit it to.
     """
+    parts = split_at_rounding(model)
+    if parts is not None:
+        front = lowered(parts.front, precision, batches)
+        return replace(front, model=join(front.model, parts))
     if precision.name == "int8":
         return Lowered(smoothed_int8(model, batches))
     if precision.name == "int8-blockwise":

@@ -28,6 +28,8 @@ class SizeReport:
             None if it was not measured.
         fallbacks: Operators that float16 would have spoiled, and that stayed float32.
         padded_because: Why the graph computes padding as well as tokens; empty if it does not.
+        borderline: Probes that a module at the end rounded otherwise than the vectors of torch. Of such a module the
+            figures above compare what was rounded, as far as the rounded vectors tell (see :func:`check_parity`).
     """
 
     layer: int
@@ -44,6 +46,7 @@ class SizeReport:
     speed: float | None = None
     fallbacks: int = 0
     padded_because: str = ""
+    borderline: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,11 @@ class ExportReport:
             lines.append("speed: times as fast as the float32 file on the CPU of this machine, measured for a second")
         lines.extend(
             f"{graph.file}: {graph.fallbacks} operators stayed float32" for graph in self._graphs if graph.fallbacks
+        )
+        lines.extend(
+            f"{size.file}: {size.borderline} probes are rounded otherwise than in torch"
+            for size in self.sizes
+            if size.borderline
         )
         padded = dict.fromkeys(graph.padded_because for graph in self._graphs if graph.padded_because)
         for reason in padded:

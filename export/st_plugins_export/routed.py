@@ -1,4 +1,7 @@
-"""Takes the routes of a Router apart, so that each is exported and checked as a model of its own."""
+"""Takes the routes of a Router apart, so that each is exported and checked as a model of its own.
+
+A model that rounds its documents and not its queries (``float_queries=True``) has such routes, too.
+"""
 
 import re
 from collections.abc import Callable
@@ -6,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 
 import st_plugins
 from st_plugins.errors import ManifestError, UnsupportedModelError
 from st_plugins.model_settings import with_settings_of
 from st_plugins_export.report import ExportReport
+from st_plugins_export.rounding import has_float_queries, models_by_task
 from st_plugins_export.routes import read_routes, write_routes
 from st_plugins_export.staging import staged_folder
 from st_plugins_export.support import check_exportable
@@ -19,13 +24,18 @@ from st_plugins_export.tried import joined
 _TASKS = ("query", "document")
 
 
+def has_routes(model: SentenceTransformer) -> bool:
+    """Whether texts of different tasks need graphs of their own."""
+    return isinstance(model[0], Router) or has_float_queries(model)
+
+
 def export_routes(
     model: SentenceTransformer, target: Path, export: Callable[[SentenceTransformer, Path], ExportReport]
 ) -> ExportReport:
     """Export each route into a folder of its own, and write the manifest above them.
 
     Args:
-        model: Starts with a ``Router``; left as it is.
+        model: See :func:`has_routes`; left as it is.
         target: As in :func:`~st_plugins_export.export_onnx`.
         export: Exports one model into one folder.
 
@@ -57,7 +67,7 @@ def check_routes(
     """Check each route.
 
     Args:
-        model: Starts with a ``Router``.
+        model: See :func:`has_routes`.
         folder: Its export.
         check: Checks one model against one folder.
 
@@ -77,6 +87,8 @@ def check_routes(
 
 def _models(model: SentenceTransformer) -> dict[str, SentenceTransformer]:
     """One model for each route, sharing all modules."""
+    if not isinstance(model[0], Router):
+        return models_by_task(model)
     router, *others = model.children()
     models = {}
     for name, route in router.sub_modules.items():
@@ -91,8 +103,10 @@ def _models(model: SentenceTransformer) -> dict[str, SentenceTransformer]:
 
 
 def _tasks(model: SentenceTransformer) -> dict[str | None, str]:
-    """The route of texts with and without a task, as the Router itself decides."""
+    """The route of texts with and without a task, as the Router, or the rounding, itself decides."""
     router = model[0]
+    if not isinstance(router, Router):
+        return {None: "document", "query": "query", "document": "document"}
     try:
         tasks: dict[str | None, str] = {None: router._resolve_route(task=None, modality="text")}
     except ValueError:

@@ -1,6 +1,6 @@
 """Packs a graph only if that changes none of its values: shown on a batch with padding, beside the graph as it was."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ from st_plugins_export.packing import PackedGraph, pack_tokens
 _TOLERANCE = 1e-4
 
 
-def pack_if_equal(model: Any, feeds: Mapping[str, np.ndarray], mask: str = "attention_mask") -> PackedGraph:
+def pack_if_equal(
+    model: Any, feeds: Mapping[str, np.ndarray], mask: str = "attention_mask", *, compared: Sequence[str] | None = None
+) -> PackedGraph:
     """:func:`~st_plugins_export.packing.pack_tokens`, tried out.
 
     Args:
         model: ``onnx.ModelProto`` in float32; left as it is.
         feeds: Inputs (B, T) with padding.
         mask: Which of them is the mask.
+        compared: Names of the outputs that must not change; None for all.
 
     Returns:
         PackedGraph: The given model, with a reason, if the packed one differs by more than 1e-4 of the largest value at
@@ -38,13 +41,13 @@ def pack_if_equal(model: Any, feeds: Mapping[str, np.ndarray], mask: str = "atte
         return packed
     expected, found = _run(model, feeds), _run(packed.model, feeds)
     is_real = feeds[mask] != 0
-    for tensor in model.graph.output:
-        before, after = expected[tensor.name], found[tensor.name]
+    for name in expected if compared is None else compared:
+        before, after = expected[name], found[name]
         if before.shape[:2] == is_real.shape:
             before, after = before[is_real], after[is_real]
         difference = np.abs(before - after).max(initial=0.0)
         if not difference <= _TOLERANCE * max(1.0, np.abs(before).max(initial=0.0)):
-            return PackedGraph(model, 0, f"packed, {tensor.name} is {difference:.1e} off: the network reads padding")
+            return PackedGraph(model, 0, f"packed, {name} is {difference:.1e} off: the network reads padding")
     return packed
 
 

@@ -34,11 +34,12 @@ from st_plugins.modules import (
     Truncation,
 )
 from st_plugins_export.external_data import MOST_BYTES, check_tensor, too_large, too_large_to_lower
+from st_plugins_export.rounding import ROUNDINGS, rounding_of
 
 _FIRST_MODULES = (Transformer, ElasticTransformer, BidirectionalTransformer, InterpolatedTransformer)
 _POOLINGS = (Pooling, AttentionPooling, LatentAttentionPooling, FoldedLatentAttentionPooling, MultiLayerPooling)
 _MAPS = (ResidualMap, RelativeRepresentation, RobustNormalizer, DebiasProjection)
-_BEHIND_POOLING = (Dense, *_MAPS, LayerNorm, Dropout, Normalize)
+_BEHIND_POOLING = (Dense, *_MAPS, *ROUNDINGS, LayerNorm, Dropout, Normalize)
 _LATER_MODULES = (*_POOLINGS, WeightedLayerPooling, WordWeights, *_BEHIND_POOLING)
 # Why others of sentence-transformers cannot be a graph that turns tokens of tokenizer.json into vectors.
 _REASONS = {
@@ -49,6 +50,7 @@ _REASONS = {
     "SpladePooling": "whose vectors are sparse, which OnnxEncoder's are not. Run it with sentence-transformers",
     "PromptReps": "which writes a chat around every text, as no tokenizer.json does. Run it with sentence-transformers",
     "Router": "which must be the first module of a model",
+    "FixedDimensionalEncoder": "whose buckets depend on the task and on every token. Run it with sentence-transformers",
     "CLIPModel": "which reads images. Build a pipeline of its text model alone",
 }
 _ANY_OTHER = "which has not been tried as a graph. Build the pipeline from those"
@@ -79,6 +81,7 @@ def check_exportable(
         _check_modules(first, others)
         _check_transformer(first)
         _check_tokenizer(model.tokenizer)
+    _check_rounding(model)
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes <= _DTYPES:
         raise UnsupportedModelError(
@@ -127,6 +130,26 @@ def _check_later_modules(modules: list[Any], kinds: tuple[type, ...]) -> None:
                 f"The modules behind the first must be {', '.join(kind.__name__ for kind in kinds)}, got {name}, "
                 f"{_REASONS.get(name, _ANY_OTHER)}."
             )
+
+
+def _check_rounding(model: SentenceTransformer) -> None:
+    names = [type(module).__name__ for module in model.children() if isinstance(module, ROUNDINGS)]
+    if not names:
+        return
+    last = rounding_of(model)
+    if last is None or len(names) > 1:
+        raise UnsupportedModelError(f"{names[0]} must be the last module of a model, and is not. Put it there.")
+    if last.float_queries:
+        raise UnsupportedModelError(
+            f"Behind a Router {names[0]} must have float_queries=False, as each route has one graph, and it has not. "
+            "Set that, and where queries shall be floats put the module into the route of documents."
+        )
+    widths = [model.truncate_dim, *(module.dim for module in model.children() if isinstance(module, Truncation))]
+    if any(width is not None for width in widths):
+        raise UnsupportedModelError(
+            f"{names[0]} rounds all dims together, so its vectors must not be cut, and the model cuts them to "
+            f"{next(width for width in widths if width is not None)}. Set truncate_dim, or Truncation's dim, to None."
+        )
 
 
 def _check_transformer(transformer: Transformer) -> None:

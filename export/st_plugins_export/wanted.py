@@ -13,6 +13,7 @@ from st_plugins.exit_policies import ExitPolicy
 from st_plugins.exits.traces import exit_layers
 from st_plugins.modules import ElasticTransformer, MultiLayerPooling
 from st_plugins.weight_digests import weights_digest
+from st_plugins_export.rounding import rounding_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def wanted_sizes(model: SentenceTransformer, sizes: list[tuple[int, int]]) -> li
             raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got size {size}.")
         if size[0] < depth and any(isinstance(module, WeightedLayerPooling) for module in model.children()):
             raise SizeError(f"WeightedLayerPooling reads all {depth} layers, so none can be left out, got size {size}.")
+        if size[1] < width and rounding_of(model) is not None:
+            raise SizeError(
+                f"{type(rounding_of(model)).__name__} rounds all {width} dims together, so none can be cut off, got "
+                f"size {size}. Ask for the full width."
+            )
     return list(dict.fromkeys([(depth, width), *((layer, dim) for layer, dim in sizes)]))
 
 
@@ -85,6 +91,11 @@ def wanted_exits(model: SentenceTransformer, names: Iterable[str], *, layer_per_
         raise ExportError(
             f"Only elastic models have exits, got exits={names}, layer_per_text={layer_per_text} for a plain model. "
             "Wrap it first: export_onnx(st_plugins.elastic(model, sizes=...), ...)."
+        )
+    if rounding_of(model) is not None:
+        raise UnsupportedModelError(
+            f"A graph in which texts leave early must not end in a rounding, got {type(rounding_of(model)).__name__}: "
+            "it was not tried. Export fixed layers: export_onnx(model, folder, sizes=[(layer, dim)])."
         )
     _check_leaving(model)
     wanted = [_wanted_exit(first, name) for name in names]

@@ -40,7 +40,7 @@ class ProductQuantization(WeightedModule):
 
     Reads: ``sentence_embedding`` (B, D), of any length.
 
-    Writes: ``sentence_embedding`` (B, D), and ``quantization_error`` (B,), || x - e ||^2.
+    Writes: ``sentence_embedding`` (B, D), and where it rounds ``quantization_error`` (B,), || x - e ||^2.
 
     Raises:
         SizeError: If a size is not a positive integer, or ``parts`` does not divide D.
@@ -48,8 +48,8 @@ class ProductQuantization(WeightedModule):
 
     References:
         Zhan et al., *Learning Discrete Representations via Constrained Clustering* (RepCONC),
-        https://arxiv.org/abs/2110.05789. The second stage, JPQ, with frozen codes and negatives from the index, is not
-        here.
+        https://arxiv.org/abs/2110.05789. The second stage, with codes that stay, is
+        :class:`~st_plugins.losses.IndexRankingLoss` (JPQ).
 
     Example:
         >>> module = ProductQuantization(4, parts=2, centroids=2).eval()
@@ -89,12 +89,13 @@ class ProductQuantization(WeightedModule):
         """Round each row; see the class."""
         embeddings = self.given_embeddings(features)
         rotated = self.rotate(F.normalize(embeddings.to(self.rotate.weight.dtype), dim=-1))  # (B, D)
+        if self.float_queries and task == "query":
+            features["sentence_embedding"] = rotated.to(embeddings.dtype)
+            return features
         rounded = self._centroids_of(rotated, self.codes(rotated))
         features["quantization_error"] = (rotated - rounded).square().sum(dim=-1)
-        is_float = self.float_queries and task == "query"
         # The value is exactly the centroids'; the gradient is theirs, and that of x as if nothing were rounded.
-        vectors = rotated if is_float else rounded + (rotated - rotated.detach())
-        features["sentence_embedding"] = vectors.to(embeddings.dtype)
+        features["sentence_embedding"] = (rounded + (rotated - rotated.detach())).to(embeddings.dtype)
         return features
 
     @torch.no_grad()
@@ -105,10 +106,13 @@ class ProductQuantization(WeightedModule):
             rotated: (B, D), x of the formula.
         """
         cut = rotated.unflatten(-1, (self.parts, -1)).transpose(0, 1)  # (M, B, D / M)
-        distances = torch.cdist(cut, self.codebooks, compute_mode="donot_use_mm_for_euclid_dist").square()  # (M, B, K)
         if self.training:
-            distances = torch.stack([-balanced_assignment(part) for part in distances])
-        return distances.argmin(dim=-1).T
+            distances = torch.cdist(cut, self.codebooks, compute_mode="donot_use_mm_for_euclid_dist").square()
+            return torch.stack([balanced_assignment(part) for part in distances]).argmax(dim=-1).T
+        # || x - c ||^2 without || x ||^2, which is the same for all: one product, also in ONNX.
+        products = cut @ self.codebooks.transpose(1, 2)  # (M, B, K)
+        halves = self.codebooks.square().sum(dim=-1)[:, None] / 2  # (M, 1, K)
+        return (halves - products).argmin(dim=-1).T
 
     def _centroids_of(self, rotated: Tensor, codes: Tensor) -> Tensor:
         chosen = self.codebooks[torch.arange(self.parts, device=codes.device), codes]  # (B, M, D / M)

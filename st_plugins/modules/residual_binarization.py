@@ -97,16 +97,28 @@ class ResidualBinarization(WeightedModule):
     def _codes(self, unit: Tensor) -> Tensor:
         """B of the last step, (B, m): odd multiples of 2^-(P - 1)."""
         code = _sign(self.binarize(unit))
-        for step, (reconstruct, residual) in enumerate(zip(self.reconstruct, self.residual, strict=True), start=1):
-            left_over = unit - F.normalize(reconstruct(code), dim=-1)  # (B, D)
-            code = code + 2.0**-step * _sign(residual(left_over))
+        for step in range(1, self.bits):
+            code = code + 2.0**-step * _sign(self.left_over(unit, code, step))
         return code
+
+    def left_over(self, unit: Tensor, code: Tensor, step: int) -> Tensor:
+        """What a code leaves over, in its own space: the numbers (B, m) whose signs are the next bit.
+
+        Args:
+            unit: f, (B, D), of unit length.
+            code: b_(i), (B, m), after so many bits.
+            step: i + 1, from 1 to P - 1.
+        """
+        found = F.normalize(self.reconstruct[step - 1](code), dim=-1)  # (B, D)
+        return self.residual[step - 1](unit - found)
 
 
 def _sign(values: Tensor) -> Tensor:
     """+1 and -1, forward; the gradient of sqrt(m) x clipped to [-1, 1]."""
-    window = (values.shape[-1] ** 0.5 * values).clamp(-1, 1)
     signs = torch.where(values >= 0, 1.0, -1.0).to(values)
+    if not values.requires_grad:
+        return signs
+    window = (values.shape[-1] ** 0.5 * values).clamp(-1, 1)
     return signs + (window - window.detach())  # exactly the signs
 
 
