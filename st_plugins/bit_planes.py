@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from st_plugins.best_rows import k_best
 from st_plugins.errors import InputError, ShapeError, SizeError
 
 MOST_BITS = 8
@@ -225,8 +226,5 @@ def _cosines(queries: NDArray[np.float32], values: NDArray[np.float32]) -> NDArr
 
 def _top(scores: NDArray[Any], rows: NDArray[np.int64], k: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The k best and their rows, of equal ones the first, which codes of few bits often are."""
-    if k < len(scores):
-        kept = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-        scores, rows = scores[kept], rows[kept]
-    order = np.argsort(-scores, kind="stable")[:k]
-    return scores[order], rows[order]
+    kept = k_best(scores, k)
+    return scores[kept], rows[kept]

@@ -41,9 +41,8 @@ class CrossAttention(nn.Module):
         normed = self.context_norm(context)
         q = self._heads(self.to_queries(self.query_norm(queries)))  # (B or 1, H, Q, d_h)
         k, v = self._heads(self.to_keys(normed)), self._heads(self.to_values(normed))  # (B or 1, H, L, d_h)
-        scores = (
-            q / self.head_dim**0.5 @ k.transpose(-1, -2)
-        )  # (B, H, Q, L), scaled first: half precision ends at 65504
+        # Scaled first: half precision ends at 65504.
+        scores = q / self.head_dim**0.5 @ k.transpose(-1, -2)  # (B, H, Q, L)
         single = torch.promote_types(scores.dtype, torch.float32)
         weights = torch.softmax(scores, dim=-1, dtype=single).to(v.dtype)
         read = (weights @ v).transpose(1, 2).flatten(2)  # (B, Q, H * d_h)

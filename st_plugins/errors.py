@@ -1,4 +1,4 @@
-"""Every exception the three packages raise on purpose.
+"""The exceptions of the three packages.
 
     StPluginsError
     ├── ShapeError(ValueError)             a tensor does not have the shape a module needs
@@ -13,7 +13,7 @@
     │   └── ParityError                    ... because the graph and the model disagree
     ├── ManifestError(ValueError)          an exported folder is incomplete or was changed
     ├── ProviderError(ValueError)          hardware for ONNX that is not installed, or does not start
-    ├── InputError(ValueError)             texts that cannot be embedded
+    ├── InputError(ValueError)             texts, files or options that cannot be used
     │   └── NonFiniteError                 ... because NaN or infinity would come out
     ├── BulkError(ValueError)              a bulk job that cannot start, or go on where it stopped
     ├── IndexMismatchError(ValueError)     an index and an embedding model that do not belong together
@@ -25,6 +25,9 @@ Catch one family, or all of them::
         model.encode(texts, layer=2)
     except st_plugins.errors.UntrainedSizeError as error:
         print(error)
+
+Beside them stand FileNotFoundError and, for an argument of the exporter or of the LangChain classes that is of another
+type or choice than there is, Python's own TypeError and ValueError.
 
 This file imports nothing, so that the ONNX runtime can use it without torch.
 """
@@ -83,7 +86,7 @@ class ProviderError(StPluginsError, ValueError):
 
 
 class InputError(StPluginsError, ValueError):
-    """Texts that cannot be embedded; the message names the position."""
+    """Texts that cannot be embedded, with their position; files and options that cannot be used."""
 
 
 class NonFiniteError(InputError):

@@ -15,6 +15,7 @@ from st_plugins.blocks import check_layer
 from st_plugins.errors import ExitError, SizeError
 from st_plugins.identity import changed, with_precision
 from st_plugins.modules import ElasticTransformer, LayerAlignment
+from st_plugins.weight_digests import UNUSED_WEIGHTS
 from st_plugins.width import check_dim, embedding_width
 
 # What a configuration says about itself or about the last run, not about the vectors.
@@ -31,10 +32,6 @@ _ASSUMED_BY_OLDER_RELEASES = (
 )
 # The sizes a model was trained for, and the policies it has, say which calls are allowed, not what they return.
 _MODULE_NOISE = frozenset({"sizes", "exit_policies", "unpad_inputs"})
-
-# Hugging Face's own pooler reads the token embeddings and writes nothing of ours. Where a folder has no weights for it,
-# every load makes up new ones.
-_UNUSED_WEIGHTS = "model.pooler."
 
 
 def fingerprint(
@@ -149,7 +146,10 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 def _weights(module: nn.Module) -> Iterator[bytes]:
     for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith(_UNUSED_WEIGHTS) and getattr(module, "module_output_name", "") == "token_embeddings":
+        if (
+            name.startswith(f"model.{UNUSED_WEIGHTS}")
+            and getattr(module, "module_output_name", "") == "token_embeddings"
+        ):
             continue
         yield _canonical([name, str(tensor.dtype), list(tensor.shape)])
         # Bytes as they are: numpy has no bfloat16.

@@ -10,10 +10,21 @@ from st_plugins.modules import ElasticTransformer
 
 
 def unwrapped(model: nn.Module) -> SentenceTransformer:
-    """The model inside the wrappers of ``torch.compile`` and distributed training."""
-    while not isinstance(model, SentenceTransformer):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-    return model
+    """The model inside the wrappers of ``torch.compile`` and distributed training.
+
+    Raises:
+        UnsupportedModelError: If there is no ``SentenceTransformer`` inside.
+    """
+    inner: Any = model
+    while not isinstance(inner, SentenceTransformer):
+        name = next((name for name in ("_orig_mod", "module") if hasattr(inner, name)), None)
+        if name is None:
+            raise UnsupportedModelError(
+                f"The model must be a SentenceTransformer, wrapped or not, got {type(model).__name__}. "
+                "Build one around it: SentenceTransformer(folder)."
+            )
+        inner = getattr(inner, name)
+    return inner
 
 
 def elastic_transformer(model: nn.Module, user: str) -> ElasticTransformer:

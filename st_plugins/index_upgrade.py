@@ -1,7 +1,7 @@
 """Lets a new model search the index of an old one: a map from new to old embeddings, fitted to texts without labels."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from st_plugins.modes import evaluating
 from st_plugins.modules import ResidualMap, Truncation
 
 Method = Literal["procrustes", "ridge", "mlp"]
-METHODS = ("procrustes", "ridge", "mlp")
+METHODS = get_args(Method)
 # Of the small network; after every twenty it is tried on the texts held out, and the best one is kept.
 _STEPS = 300
 _BATCH = 256

@@ -1,7 +1,7 @@
 """Learned tables of absolute positions: how they are made longer, and where a network keeps them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from st_plugins.errors import UnsupportedModelError
 
 TableMethod = Literal["interpolate", "recurrent", "grouped"]
-TABLE_METHODS = ("interpolate", "recurrent", "grouped")
+TABLE_METHODS = get_args(TableMethod)
 # Families that add a row of their table to each token and nothing else that counts positions, but for MPNet's buckets
 # of distances, which know no end. XLM-RoBERTa and MPNet are built as RoBERTa is.
 FAMILIES = ("albert", "bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -79,8 +79,8 @@ class PositionTable:
         """Find the table.
 
         Raises:
-            UnsupportedModelError: If the family is none of ``FAMILIES``, or there is no table of the length that the
-                configuration says.
+            UnsupportedModelError: If the family is none of ``FAMILIES``, or there is not one table of absolute
+                positions.
         """
         config: Any = network.config
         homes = [

@@ -71,27 +71,31 @@ def pooling_mask(features: dict[str, Any], *, include_prompt: bool) -> Tensor:
     return mask & (torch.arange(mask.shape[1], device=mask.device) >= end)
 
 
-def padded_states(states: Tensor, features: dict[str, Any]) -> Tensor:
-    """Token states as one row for each text, whether they are flattened or not.
+def padded_states(states: Tensor, features: dict[str, Any], mask: Tensor) -> Tensor:
+    """Token states as one row for each text, flattened or not before, with zeros where a token is not pooled.
+
+    Padding may hold anything, NaN included, which no product with zero removes.
 
     Args:
         states: (B, T, D), or (1, all tokens, D) where flattened.
         features: See :func:`pooling_mask`.
+        mask: (B, T) bool, from there.
 
     Returns:
-        Tensor: (B, T, D); behind the end of a text anything.
+        Tensor: (B, T, D).
 
     Example:
         >>> flat = torch.tensor([[[1.0], [2.0], [3.0]]])
-        >>> padded_states(flat, {"cu_seq_lens_q": torch.tensor([0, 1, 3])})[..., 0]
-        tensor([[1., 2.],
+        >>> mask = torch.tensor([[True, False], [True, True]])
+        >>> padded_states(flat, {"cu_seq_lens_q": torch.tensor([0, 1, 3])}, mask)[..., 0]
+        tensor([[1., 0.],
                 [2., 3.]])
     """
-    if "cu_seq_lens_q" not in features:
-        return states
-    starts, lengths = _segments(features["cu_seq_lens_q"])
-    places = starts[:, None] + torch.arange(int(lengths.max()), device=starts.device)  # (B, T)
-    return states[0, places.clamp_max(states.shape[1] - 1)]
+    if "cu_seq_lens_q" in features:
+        starts, lengths = _segments(features["cu_seq_lens_q"])
+        places = starts[:, None] + torch.arange(int(lengths.max()), device=starts.device)  # (B, T)
+        states = states[0, places.clamp_max(states.shape[1] - 1)]
+    return states.masked_fill(~mask[..., None], 0.0)
 
 
 def _segments(boundaries: Tensor) -> tuple[Tensor, Tensor]:

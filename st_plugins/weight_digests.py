@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _NUMBERS_PER_WEIGHT = 256
-# Hugging Face's own pooler: made up anew by every load of a folder that has no weights for it.
-_UNUSED_WEIGHTS = "pooler."
+# Hugging Face's own pooler: made up anew by every load of a folder that has no weights for it, and read by nobody, as
+# sentence-transformers takes the token embeddings.
+UNUSED_WEIGHTS = "pooler."
 
 # Digests that were computed, with the weights and their versions. Entries go with their network. They hold the weights
 # themselves, or new ones could lie where freed ones lay and be taken for them.
@@ -56,7 +57,7 @@ def weights_digest(network: nn.Module) -> str:
 
 def _weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in network.named_parameters():
-        if not name.startswith(_UNUSED_WEIGHTS):
+        if not name.startswith(UNUSED_WEIGHTS):
             yield name, tensor.detach()
 
 

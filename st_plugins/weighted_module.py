@@ -35,6 +35,21 @@ class WeightedModule(Module):
             )
         return embeddings
 
+    def given_tokens(self, features: dict[str, Any]) -> Tensor:
+        """The ``token_embeddings`` (B, T, D) of a batch, or (1, all tokens, D) where flattened, for a pooling.
+
+        Raises:
+            ShapeError: If they are not ``embedding_dimension`` wide.
+        """
+        tokens = features["token_embeddings"]
+        if tokens.shape[-1] != self.embedding_dimension:
+            raise ShapeError(
+                f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}) needs token_embeddings of "
+                f"shape (batch, tokens, {self.embedding_dimension}), got {tuple(tokens.shape)}. Build it with the "
+                "width of the module before it, mostly embedding_dimension=model[0].get_embedding_dimension()."
+            )
+        return tokens
+
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write ``config.json`` and the weights."""
         self.save_config(output_path)

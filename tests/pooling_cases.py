@@ -4,11 +4,10 @@ import warnings
 
 import pytest
 import torch
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from loss_cases import ANCHORS, POSITIVES, batch
+from loss_cases import ANCHORS, batch
+from trainers import quiet_trainer
 
 
 def padded(texts, side="right", filling=0.0, length=None):
@@ -60,19 +59,8 @@ def losses_around_training(model, folder, learning_rate, steps=12):
         if hasattr(module, "dropout_prob"):  # transformers 4
             module.dropout_prob = 0.0
     loss = MultipleNegativesRankingLoss(model)
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "run"),
-        max_steps=steps,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=len(ANCHORS),
-        report_to="none",
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    pairs = Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES})
-    trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss, args=arguments)
+    options = {"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": len(ANCHORS)}
+    trainer = quiet_trainer(model, loss, folder / "run", **options)
 
     def value():
         model.eval()

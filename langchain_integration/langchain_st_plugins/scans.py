@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from st_plugins.best_rows import k_best
+
 # Rows scored at once: their scores stay in a core's cache, so that few of them are ever written to memory.
 _CHUNK = 16_384
 
@@ -23,7 +25,7 @@ def best_rows(vectors: np.ndarray, query: np.ndarray, count: int, wanted: np.nda
         [1, 2]
     """
     if wanted is not None:
-        return wanted[_best(vectors[wanted] @ query, count)]
+        return wanted[k_best(vectors[wanted] @ query, count)]
     rows, scores = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=vectors.dtype)
     lowest = -np.inf  # what a row must reach to be among the best so far
     for start in range(0, len(vectors), _CHUNK):
@@ -32,16 +34,7 @@ def best_rows(vectors: np.ndarray, query: np.ndarray, count: int, wanted: np.nda
         rows = np.concatenate([rows, start + better])
         scores = np.concatenate([scores, chunk[better]])
         if len(rows) > 2 * count:
-            kept = np.sort(_best(scores, count))  # in order, so that ties stay in order
+            kept = np.sort(k_best(scores, count))  # in order, so that ties stay in order
             rows, scores = rows[kept], scores[kept]
             lowest = scores.min()
-    return rows[_best(scores, count)]
-
-
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the highest scores, best first, ties in order."""
-    if count >= len(scores):
-        return np.argsort(-scores, kind="stable")
-    lowest = np.partition(scores, len(scores) - count)[len(scores) - count]
-    candidates = np.flatnonzero(scores >= lowest)  # all ties of the last one, so that order decides among them
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:count]
+    return rows[k_best(scores, count)]

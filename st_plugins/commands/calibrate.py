@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Column, Json, ModelFolder
+from st_plugins.commands.option_types import Column, Device, Json, ModelFolder
 
 HELP = """
 Find how early texts may leave a model at a risk you accept, prove it on texts of yours, and save it with the model.
@@ -30,7 +30,7 @@ def calibrate_command(
     nearest: Annotated[int, typer.Option(help="How many nearest documents count.")] = 10,
     text: Column = "text",
     output: Annotated[str | None, typer.Option(help="A new folder; left out, the policy goes into MODEL.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """What ``st-plugins calibrate`` does with its arguments; :data:`HELP` describes it."""
@@ -45,8 +45,8 @@ def calibrate_command(
     drawn = read_texts(texts, text)
     corpus = None if documents is None else read_texts(documents, text)
     loaded = st_plugins.load(model, device=device)
-    risk, prompt_name = ("cosine", None) if corpus is None else _overlap(loaded, corpus, nearest, not as_json)
-    policy = calibrate_exits(loaded, drawn, name=name, alpha=alpha, delta=delta, risk=risk, prompt_name=prompt_name)
+    risk, prompt = ("cosine", None) if corpus is None else _overlap(loaded, corpus, nearest, not as_json)
+    policy = calibrate_exits(loaded, drawn, name=name, alpha=alpha, delta=delta, risk=risk, prompt=prompt)
     folder = output or model
     if output is None:
         save_over(loaded, folder)
@@ -59,12 +59,13 @@ def calibrate_command(
         typer.echo(f"{folder}: policy {name!r}\n{_promise(policy)}")
 
 
-def _overlap(model: Any, corpus: list[str], nearest: int, show_progress: bool) -> tuple[Any, str | None]:
+def _overlap(model: Any, corpus: list[str], nearest: int, show_progress: bool) -> tuple[Any, str]:
     """The risk of queries, and the prompt that ``encode_query`` gives them."""
     from st_plugins.exits import OverlapRisk
+    from st_plugins.usual_prompts import prompt_of
 
     vectors = model.encode_document(corpus, show_progress_bar=show_progress)
-    return OverlapRisk(vectors, k=nearest), "query" if model.prompts.get("query") else None
+    return OverlapRisk(vectors, k=nearest), prompt_of(model, "query")
 
 
 def _promise(policy: Any) -> str:

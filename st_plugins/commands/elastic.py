@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Column, Json, ModelFolder, parse_size
+from st_plugins.commands.option_types import Column, Device, Json, ModelFolder, parse_size
 from st_plugins.errors import InputError
 
 HELP = """
@@ -38,7 +38,7 @@ def elastic_command(
         int | None, typer.Option(help="Texts in memory at once, by gradient caching; left out, all of them.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 2e-5,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """What ``st-plugins elastic`` does with its arguments; :data:`HELP` describes it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Json, ModelFolder
+from st_plugins.commands.option_types import Device, Json, ModelFolder
 from st_plugins.errors import InputError
 
 HELP = """
@@ -32,7 +32,7 @@ def grid_command(
         list[int] | None, typer.Option(help="Of queries, against each --layer of documents; may be repeated.")
     ] = None,
     picture: Annotated[str | None, typer.Option(help="A PNG to draw the grid into.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """What ``st-plugins grid`` does with its arguments; :data:`HELP` describes it."""

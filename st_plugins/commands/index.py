@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Column, Json
+from st_plugins.commands.option_types import AnyModel, Column, Device, Dim, Ids, Json, Layer, Source
 
 HELP = """
 Embed every text of some files into a store that can be searched, here or with LangChain. The same OUTPUT again replaces
@@ -20,19 +20,17 @@ Examples:
 
 
 def index_command(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Parquet, JSONL, CSV, TSV or text: a file, a folder, a pattern.")
-    ],
+    source: Source,
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder of the store.")],
-    model: Annotated[str, typer.Option(help="A model folder, an ONNX export, or the id of a model on the hub.")],
+    model: AnyModel,
     text: Column = "text",
-    id: Annotated[str | None, typer.Option(help="The column with ids; left out, they are <file>:<row>.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Blocks to run; left out, all of them.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Width of the vectors; left out, the full one.")] = None,
+    id: Ids = None,
+    layer: Layer = None,
+    dim: Dim = None,
     hnsw_from: Annotated[
         int | None, typer.Option(help="Documents from which a graph finds them, not a scan; needs the extra hnsw.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """What ``st-plugins index`` does with its arguments; :data:`HELP` describes it."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Column, ModelFolder
+from st_plugins.commands.option_types import Column, Device, ModelFolder
 from st_plugins.errors import InputError
 
 HELP = """
@@ -33,7 +33,7 @@ def report_command(
     text: Column = "text",
     export: Annotated[str | None, typer.Option(help="The folder of an export of the model.")] = None,
     name: Annotated[str | None, typer.Option(help="Title of the page; left out, MODEL.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
 ) -> None:
     """What ``st-plugins report`` does with its arguments; :data:`HELP` describes it."""
     if pairs is not None and retrieval is not None:

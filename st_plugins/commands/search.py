@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_plugins.commands.option_types import Json
+from st_plugins.commands.option_types import Device, Json
 
 HELP = """
 Find the documents of a store that are nearest to a query. Shallow and narrow queries find documents of any size.
@@ -27,7 +27,7 @@ def search_command(
     layer: Annotated[int | None, typer.Option(help="Blocks the query runs; left out, all of them.")] = None,
     dim: Annotated[int | None, typer.Option(help="Coordinates to compare; left out, all of them.")] = None,
     exit: Annotated[str | None, typer.Option(help="A policy by which the query leaves early.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, like cuda.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """What ``st-plugins search`` does with its arguments; :data:`HELP` describes it."""

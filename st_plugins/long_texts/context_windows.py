@@ -12,6 +12,7 @@ from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.fingerprints import fingerprint
 from st_plugins.identity import changed
 from st_plugins.long_texts.copied_transformers import copied_transformer
+from st_plugins.special_tokens import tokens_around
 from st_plugins.usual_prompts import prompt_of
 from st_plugins.width import embedding_width
 
@@ -60,8 +61,7 @@ class ContextWindows:
         self.window: int = window
         self._reader = copied_transformer(model, "ContextWindows")
         self._reader.max_seq_length = self._reader.tokenizer.model_max_length = _NO_LIMIT
-        is_special = self._reader.tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        self._before, self._behind = is_special.index(0), is_special[::-1].index(0)
+        self._before, self._behind = tokens_around(self._reader.tokenizer)
 
     @property
     def fingerprint(self) -> str:

@@ -1,18 +1,18 @@
 """Lets a model read longer texts than it was made for, without training."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
-from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.long_texts.copied_transformers import copied_transformer, with_transformer
 from st_plugins.long_texts.rotary_positions import check_rotary, scale_rotary
 from st_plugins.modules import InterpolatedTransformer
 from st_plugins.position_tables import FAMILIES, TABLE_METHODS, PositionTable, extended_table, stretch
 
 Method = Literal["interpolate", "recurrent", "grouped", "ntk"]
-METHODS = (*TABLE_METHODS, "ntk")
+METHODS = get_args(Method)
 
 
 def extend_positions(
@@ -54,7 +54,7 @@ def extend_positions(
         SentenceTransformer: Its ``max_seq_length`` is ``max_length``.
 
     Raises:
-        ValueError: If there is no such method, or it does not fit the model's kind of positions.
+        InputError: If there is no such method, or it does not fit the model's kind of positions.
         SizeError: If ``max_length`` is not above the original length, or that is above what the model has.
         UnsupportedModelError: If the model has positions of another kind, like T5's or DeBERTa's, or was changed
             before; if ``keep_short`` is asked of a model that is not plain.
@@ -72,7 +72,7 @@ def extend_positions(
         True
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     transformer = copied_transformer(model, "extend_positions")
     if type(transformer) is InterpolatedTransformer:
         raise UnsupportedModelError(
@@ -92,7 +92,7 @@ def _with_longer_table(
 ) -> Transformer:
     network = transformer.auto_model
     if method == "ntk":
-        raise ValueError(
+        raise InputError(
             f"ntk is for rotary positions, and {type(network).__name__} has a learned table. "
             f"Take one of {', '.join(TABLE_METHODS)}."
         )
@@ -103,7 +103,7 @@ def _with_longer_table(
     if not keep_short:
         return transformer
     if method != "interpolate":
-        raise ValueError(f"keep_short is for method='interpolate', got {method!r}. Leave it out.")
+        raise InputError(f"keep_short is for method='interpolate', got {method!r}. Leave it out.")
     if type(transformer) is not Transformer:
         raise UnsupportedModelError(
             f"keep_short needs a first module that is a plain Transformer, got {type(transformer).__name__}. "
@@ -115,7 +115,7 @@ def _with_longer_table(
 def _scale_rotary(network: Any, max_length: int, method: str, original_length: int | None, keep_short: bool) -> None:
     check_rotary(network)
     if method not in ("interpolate", "ntk") or keep_short:
-        raise ValueError(
+        raise InputError(
             f"{type(network).__name__} has rotary positions and no table of them: method must be interpolate or ntk, "
             f"and keep_short False, got {method!r} and {keep_short}."
         )

@@ -153,7 +153,7 @@ class ElasticLoss(LayerLoss):
         """
         full = [column[:, -1] for column in columns]
         total = task_loss(self.loss, full, labels)
-        teacher = [truncate(column.detach(), column.shape[-1]) for column in taught or full]
+        teacher = [truncate(column.detach().to(full[0]), column.shape[-1]) for column in taught or full]
         ranking, every = _scores(teacher), torch.cat(teacher)
         if taught:
             total = total + self._hold(full, teacher, ranking)

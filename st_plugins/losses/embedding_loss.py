@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from st_plugins.errors import LossError
 from st_plugins.losses.batch_checks import check_comparison, check_numbers
-from st_plugins.losses.layers import check_options
+from st_plugins.losses.layers import check_options, precisely
 
 
 class EmbeddingLoss(CachedLossMixin, nn.Module, ABC):
@@ -93,14 +93,13 @@ class EmbeddingLoss(CachedLossMixin, nn.Module, ABC):
 
     def _value(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         """The formula on what it expects."""
-        dtype = torch.promote_types(columns[0].dtype, torch.float32)
-        columns = [column.to(dtype) for column in columns]
+        return precisely(lambda exact: self._gathered_loss(exact, labels), columns)
+
+    def _gathered_loss(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         if self.gather_across_devices:
             columns = [all_gather_with_grad(column) for column in columns]
             labels = None if labels is None else all_gather(labels)
-        # Cosines over a temperature are no longer apart in half precision.
-        with torch.autocast(columns[0].device.type, enabled=False):
-            return self.compute_loss(columns, labels)
+        return self.compute_loss(columns, labels)
 
     def _checked(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         check_numbers("The embeddings", columns)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from st_plugins.blocks import find_blocks
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.modes import evaluating
+from st_plugins.special_tokens import tokens_around
 from st_plugins.unmasking import CONFIG_UNMASKS, is_unmasked
 
 # Logits of so many tokens exist at a time: half a gigabyte in float32 with a vocabulary of 128k.
@@ -61,7 +62,7 @@ def passage_log_probs(
         >>> [row.shape for row in passage_log_probs(decoder, *texts, head=None)]  # "one", "answer", "[SEP]"
         [torch.Size([3])]
     """
-    before, behind = _special_tokens(transformer.tokenizer)
+    before, behind = tokens_around(transformer.tokenizer)
     contexts = [row[: len(row) - behind] for row in _texts(queries)]
     targets = [row[before:] for row in _texts(passages)]
     _check_lengths(contexts, targets, getattr(transformer.model.config, "max_position_embeddings", None))
@@ -152,12 +153,6 @@ def _check_tied(network: Any) -> None:
                 f"Without a head the logits must be the products with the input embeddings, but {name} has "
                 f"{factor}={value}. Give a head that returns the scaled logits, frozen."
             )
-
-
-def _special_tokens(tokenizer: Any) -> tuple[int, int]:
-    """How many tokens a tokenizer puts before and behind a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return mask.index(0), mask[::-1].index(0)
 
 
 def _texts(column: dict[str, Any]) -> list[list[int]]:

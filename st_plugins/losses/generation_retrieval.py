@@ -18,7 +18,7 @@ from st_plugins.first_modules import unwrapped
 from st_plugins.losses.batch_checks import check_first_batch, check_numbers
 from st_plugins.losses.citations import GENERATION_RETRIEVAL
 from st_plugins.losses.generation import check_generation, passage_log_probs
-from st_plugins.losses.layers import check_base_loss, check_options, task_loss
+from st_plugins.losses.layers import check_base_loss, check_options, precisely, task_loss
 
 
 class GenerationRetrievalLoss(nn.Module):
@@ -141,16 +141,16 @@ class GenerationRetrievalLoss(nn.Module):
         embeddings = [self.model(dict(column))["sentence_embedding"] for column in columns]
         check_numbers("The embeddings", embeddings)
         if not self._has_seen_a_batch:
-            check_first_batch(self.loss, embeddings, labels)
+            precisely(lambda exact: check_first_batch(self.loss, exact, labels), embeddings)
             self._has_seen_a_batch = True
         transformer = unwrapped(self.model)[0]
         generated = [passage_log_probs(transformer, columns[0], passages, self.head) for passages in columns[1:]]
         sums = torch.stack([torch.stack([row.sum() for row in rows]) for rows in generated], dim=1)  # (B, 1 + N)
         means = torch.stack([torch.stack([row.mean() for row in rows]) for rows in generated], dim=1)  # (B, 1 + N)
-        query, *candidates = (F.normalize(column, dim=-1) for column in embeddings)
-        cosines = torch.stack([(query * column).sum(dim=-1) for column in candidates], dim=1)  # (B, 1 + N)
+        cosines = precisely(_cosines, embeddings)  # (B, 1 + N)
+        contrastive = precisely(lambda exact: task_loss(self.loss, exact, labels), embeddings)
         parts = {
-            "contrastive": self.weights["cl_weight"] * task_loss(self.loss, embeddings, labels),
+            "contrastive": self.weights["cl_weight"] * contrastive,
             "preference": self.weights["preference_weight"] * preference_loss(sums, self.beta),
             "kl": self.weights["kl_weight"] * ranking_divergence(cosines, means, self.temperature),
         }
@@ -166,6 +166,12 @@ class GenerationRetrievalLoss(nn.Module):
             "beta": self.beta,
             "temperature": self.temperature,
         }
+
+
+def _cosines(columns: list[Tensor]) -> Tensor:
+    """Of each query with its own candidates, (B, U)."""
+    query, *candidates = (F.normalize(column, dim=-1) for column in columns)
+    return torch.stack([(query * column).sum(dim=-1) for column in candidates], dim=1)
 
 
 def preference_loss(log_probs: Tensor, beta: float) -> Tensor:

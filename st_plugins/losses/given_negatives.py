@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from st_plugins.errors import LossError
 from st_plugins.losses.citations import NV_EMBED
+from st_plugins.losses.layers import precisely
 
 
 class GivenNegativesLoss(nn.Module):
@@ -83,9 +84,10 @@ class GivenNegativesLoss(nn.Module):
                 "Mine negatives with sentence_transformers.util.mine_hard_negatives, or take "
                 "MultipleNegativesRankingLoss, which needs none."
             )
-        # Cosines times 20 are no longer apart in half precision.
-        dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
-        anchors, *columns = [column.to(dtype) for column in embeddings]
+        return precisely(self._cross_entropy, embeddings)
+
+    def _cross_entropy(self, embeddings: list[Tensor]) -> Tensor:
+        anchors, *columns = embeddings
         candidates = torch.stack(columns, dim=1)  # (B, 1 + N, D)
         scores = self.scale * F.cosine_similarity(anchors[:, None], candidates, dim=-1)  # (B, 1 + N)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
 from st_plugins.errors import LossError
@@ -175,9 +176,7 @@ class GuidedNegativesLoss(EmbeddingLoss):
         if "cu_seq_lens_q" in features:  # unpadded, one text behind the other
             ids = torch.tensor_split(ids[0], features["cu_seq_lens_q"][1:-1].long().cpu())
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        device = self.guide.device
-        guided = self.guide.preprocess(texts)
-        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in guided.items()}
+        return batch_to_device(self.guide.preprocess(texts), self.guide.device)
 
 
 def _share_tokens(model: SentenceTransformer, guide: SentenceTransformer) -> bool:

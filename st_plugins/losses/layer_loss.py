@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from st_plugins.first_modules import elastic_transformer
 from st_plugins.functional import distribution_loss
 from st_plugins.losses.batch_checks import check_first_batch, check_numbers
-from st_plugins.losses.layers import (
-    Size,
-    check_base_loss,
-    check_options,
-    full_size,
-    layer_loss,
-)
+from st_plugins.losses.layers import Size, check_base_loss, check_options, full_size, layer_loss, precisely
 
 
 class LayerLoss(nn.Module, ABC):
@@ -73,7 +67,8 @@ class LayerLoss(nn.Module, ABC):
         """The loss of embeddings that were computed before.
 
         Args:
-            columns: One tensor (B, S, D) per column; S follows ``self.layers``.
+            columns: One tensor (B, S, D) per column; S follows ``self.layers``. In training in single precision at
+                least, whatever the model computes in.
             labels: As the base loss wants them.
 
         Returns:
@@ -107,13 +102,16 @@ class LayerLoss(nn.Module, ABC):
         if self.training and torch.is_grad_enabled():
             elastic_transformer(self.model, "a loss over layers").add_sizes([*self.sizes, self.full_size])
 
-        def checked(columns: list[Tensor]) -> Tensor:
-            check_numbers("The embeddings", columns)
+        def value_of(columns: list[Tensor]) -> Tensor:
             # The first batch only: a last batch of one text at the end of an epoch must not stop a training.
             if not self._has_seen_a_batch:
                 check_first_batch(self.loss, [column[:, -1] for column in columns], labels)
                 self._has_seen_a_batch = True
-            value = compute(columns)
+            return compute(columns)
+
+        def checked(columns: list[Tensor]) -> Tensor:
+            check_numbers("The embeddings", columns)
+            value = precisely(value_of, columns)
             check_numbers("The loss", [value])
             return value
 

@@ -1,7 +1,7 @@
 """What every loss over several layers stands on: one run of the encoder per column, gradients cached or not."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sentence_transformers.base.losses import CachedLossMixin, uses_gradient_cache
@@ -14,6 +14,7 @@ from st_plugins.functional import by_layer
 from st_plugins.width import check_dim, embedding_width
 
 Size = tuple[int, int]
+T = TypeVar("T")
 
 # The menu of the Starbucks paper for 12 layers and 768 dims, as shares of both.
 _MENU = ((2 / 12, 32 / 768), (4 / 12, 64 / 768), (6 / 12, 128 / 768), (8 / 12, 256 / 768), (10 / 12, 512 / 768))
@@ -93,6 +94,28 @@ def task_loss(loss: nn.Module, embeddings: list[Tensor], labels: Tensor | None) 
     return sum(value.values()) if isinstance(value, dict) else value
 
 
+def precisely(compute: Callable[[list[Tensor]], T], columns: list[Tensor]) -> T:
+    """A formula of embeddings in single precision at least, automatic mixed precision or not.
+
+    Cosines over a temperature are no longer apart in half precision: there a cosine is off by 0.002, which a
+    temperature of 0.05 makes 4 percent of a weight.
+
+    Args:
+        compute: Takes as many tensors.
+        columns: One tensor (B, ...) per column, of any precision.
+
+    Returns:
+        What ``compute`` returns.
+
+    Example:
+        >>> precisely(lambda columns: columns[0].dtype, [torch.ones(1, dtype=torch.bfloat16)])
+        torch.float32
+    """
+    dtype = torch.promote_types(columns[0].dtype, torch.float32)
+    with torch.autocast(columns[0].device.type, enabled=False):
+        return compute([column.to(dtype) for column in columns])
+
+
 def check_base_loss(loss: nn.Module) -> None:
     """Raise :class:`~st_plugins.errors.LossError` unless the loss can be given embeddings."""
     if uses_gradient_cache(loss):
@@ -109,12 +132,17 @@ def check_base_loss(loss: nn.Module) -> None:
 
 def check_options(*, mini_batch_size: int | None, temperature: float = 1.0, **weights: float) -> None:
     """Raise :class:`~st_plugins.errors.LossError` naming the first option that is out of range."""
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
+    check_weights(**weights)
     check_positive(temperature=temperature)
     if mini_batch_size is not None and mini_batch_size < 1:
         raise LossError(f"mini_batch_size must be a positive integer or None, got {mini_batch_size!r}.")
+
+
+def check_weights(**weights: float) -> None:
+    """Raise :class:`~st_plugins.errors.LossError` naming the first weight that is negative or not finite."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise LossError(f"{name} must be a number >= 0, got {weight!r}.")
 
 
 def check_positive(**options: float) -> None:

@@ -15,7 +15,7 @@ from st_plugins.first_modules import elastic_transformer, unwrapped
 from st_plugins.losses.bag_of_words import bag_of_words_loss
 from st_plugins.losses.batch_checks import check_numbers
 from st_plugins.losses.citations import STARBUCKS
-from st_plugins.losses.layers import Size, check_options, check_sizes, full_size, starbucks_menu
+from st_plugins.losses.layers import Size, check_sizes, check_weights, full_size, starbucks_menu
 from st_plugins.modules import ElasticTransformer
 from st_plugins.views import decoding_view, shallow_copy
 
@@ -64,12 +64,11 @@ class MaskedAutoencoderLoss(nn.Module):
         each process would have a head and a decoder of its own. Memory grows with sizes x hidden tokens x vocabulary.
 
     Raises:
-        UnsupportedModelError: If the model is not elastic.
         LossError: If the weight is out of range, the batch does not come from the collator, nothing in it is hidden,
             or the loss is not a number.
         SizeError: If a size does not exist.
-        UnsupportedModelError: If token embeddings, token states and text embedding differ in width, as in ALBERT, some
-            ELECTRA models, and models with a ``Dense``.
+        UnsupportedModelError: If the model is not elastic; if token embeddings, token states and text embedding differ
+            in width, as in ALBERT, some ELECTRA models, and models with a ``Dense``.
 
     References:
         Zhuang et al., *Starbucks: Improved Training for 2D Matryoshka Embeddings*, https://arxiv.org/abs/2410.13230,
@@ -96,7 +95,7 @@ class MaskedAutoencoderLoss(nn.Module):
         self, model: SentenceTransformer, *, sizes: Sequence[Size] | None = None, bow_weight: float = 0.0
     ) -> None:
         super().__init__()
-        check_options(mini_batch_size=None, temperature=1.0, bow_weight=bow_weight)
+        check_weights(bow_weight=bow_weight)
         full = full_size(model)
         transformer = elastic_transformer(model, "a loss over layers")
         _check_widths(transformer, full[1])

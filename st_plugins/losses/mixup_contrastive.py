@@ -11,7 +11,7 @@ from st_plugins.errors import LossError
 from st_plugins.losses.batch_checks import check_classes
 from st_plugins.losses.citations import METRIX
 from st_plugins.losses.embedding_loss import EmbeddingLoss
-from st_plugins.losses.layers import check_options, check_positive
+from st_plugins.losses.layers import check_positive, check_weights
 
 Kind = Literal["multi_similarity", "contrastive"]
 
@@ -102,7 +102,7 @@ class MixupContrastiveLoss(EmbeddingLoss):
         super().__init__(model, mini_batch_size=mini_batch_size, gather_across_devices=gather_across_devices)
         if kind not in ("multi_similarity", "contrastive"):
             raise LossError(f'kind must be "multi_similarity" or "contrastive", got {kind!r}.')
-        check_options(mini_batch_size=None, mix_weight=mix_weight)
+        check_weights(mix_weight=mix_weight)
         check_positive(mix_alpha=mix_alpha, alpha=alpha, beta=beta)
         if not -1 <= margin <= 1:
             raise LossError(f"margin must be a cosine, from -1 to 1, got {margin!r}.")

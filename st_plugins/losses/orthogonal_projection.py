@@ -11,7 +11,7 @@ from st_plugins.errors import LossError
 from st_plugins.losses.batch_checks import check_classes
 from st_plugins.losses.citations import ORTHOGONAL_PROJECTION
 from st_plugins.losses.embedding_loss import EmbeddingLoss
-from st_plugins.losses.layers import check_options
+from st_plugins.losses.layers import check_weights
 
 
 class OrthogonalProjectionLoss(EmbeddingLoss):
@@ -75,7 +75,7 @@ class OrthogonalProjectionLoss(EmbeddingLoss):
         gather_across_devices: bool = False,
     ) -> None:
         super().__init__(model, mini_batch_size=mini_batch_size, gather_across_devices=gather_across_devices)
-        check_options(mini_batch_size=None, negative_weight=negative_weight)
+        check_weights(negative_weight=negative_weight)
         self.negative_weight = negative_weight
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None = None) -> Tensor:

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses import uses_gradient_cache
 from torch import Tensor, nn
 
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses.batch_checks import check_numbers
 from st_plugins.losses.citations import REPCONC
-from st_plugins.losses.layers import check_base_loss, task_loss, uses_gradient_cache
+from st_plugins.losses.layers import check_base_loss, check_weights, precisely, task_loss
 from st_plugins.modules import ProductQuantization
 
 
@@ -65,8 +66,7 @@ class QuantizationLoss(nn.Module):
                 f"The model must end in ProductQuantization, got {type(list(model)[-1]).__name__}. Build it as "
                 "SentenceTransformer(modules=[*model, ProductQuantization(...)])."
             )
-        if not 0 <= weight < float("inf"):
-            raise LossError(f"weight must be a number >= 0, got {weight!r}.")
+        check_weights(weight=weight)
         if uses_gradient_cache(loss):
             raise LossError(
                 f"The base loss must not cache gradients, got {type(loss).__name__}: balanced choices need the whole "
@@ -87,7 +87,8 @@ class QuantizationLoss(nn.Module):
         embeddings = [output["sentence_embedding"] for output in outputs]
         check_numbers("Embeddings", embeddings)
         errors = torch.cat([output["quantization_error"] for output in outputs[1:]])
-        return {"ranking": task_loss(self.loss, embeddings, labels), "quantization": self.weight * errors.mean()}
+        ranking = precisely(lambda exact: task_loss(self.loss, exact, labels), embeddings)
+        return {"ranking": ranking, "quantization": self.weight * errors.mean()}
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the loss."""

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from st_plugins.errors import ShapeError
 from st_plugins.exit_criteria import masked_mean
 from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
@@ -81,16 +80,9 @@ class AttentionPooling(WeightedModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # the host's per-call options
         """Pool; see the class."""
-        states = padded_states(features["token_embeddings"], features)  # (B, T, D)
-        if states.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"AttentionPooling(embedding_dimension={self.embedding_dimension}) needs token_embeddings of shape "
-                f"(batch, tokens, {self.embedding_dimension}), got {tuple(states.shape)}. "
-                "Build it with embedding_dimension=model[0].get_embedding_dimension()."
-            )
+        states = self.given_tokens(features)
         mask = pooling_mask(features, include_prompt=self.include_prompt)  # (B, T)
-        # Padding may hold anything, NaN included, which no product with zero removes.
-        tokens = states.masked_fill(~mask[..., None], 0.0)
+        tokens = padded_states(states, features, mask)  # (B, T, D)
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         weights = self._weights(tokens, mask)  # (B, H, T)
         pooled = (weights.mean(dim=1, keepdim=True) @ tokens).squeeze(1)  # (B, D)

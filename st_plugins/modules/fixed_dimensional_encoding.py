@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from st_plugins.errors import ShapeError, SizeError
+from st_plugins.errors import SizeError
 from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
 
@@ -133,16 +133,9 @@ class FixedDimensionalEncoder(WeightedModule):
 
     def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
         """Encode; ``task="query"`` sums, anything else averages. See the class."""
-        states = padded_states(features["token_embeddings"], features)  # (B, T, D)
-        if states.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"FixedDimensionalEncoder(embedding_dimension={self.embedding_dimension}) needs token_embeddings of "
-                f"shape (batch, tokens, {self.embedding_dimension}), got {tuple(states.shape)}. "
-                "Build it with the width of the token embeddings right before it."
-            )
+        states = self.given_tokens(features)
         mask = pooling_mask(features, include_prompt=True)  # (B, T)
-        # Padding may hold anything, NaN included, which no product with zero removes.
-        tokens = states.masked_fill(~mask[..., None], 0.0)
+        tokens = padded_states(states, features, mask)  # (B, T, D)
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         shares = self._shares(tokens, mask, is_query=task == "query")  # (B, R, 2^k, T)
         encoding = (shares @ self._project(tokens)).flatten(1)  # (B, R 2^k d_proj)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from st_plugins.cross_attention import CrossAttention, GatedFeedForward
-from st_plugins.errors import ShapeError
 from st_plugins.exit_criteria import masked_mean
 from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
 from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
@@ -96,17 +95,10 @@ class LatentAttentionPooling(WeightedModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # the host's per-call options
         """Pool; see the class."""
-        tokens = features["token_embeddings"]  # (B, T, D), or (1, all tokens, D) where flattened
-        if tokens.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"LatentAttentionPooling(embedding_dimension={self.embedding_dimension}) needs token_embeddings of "
-                f"shape (batch, tokens, {self.embedding_dimension}), got {tuple(tokens.shape)}. "
-                "Build it with embedding_dimension=model[0].get_embedding_dimension()."
-            )
+        tokens = self.given_tokens(features)  # (B, T, D), or (1, all tokens, D) where flattened
         mask = pooling_mask(features, include_prompt=self.include_prompt)  # (B, T)
         states = self.feed_forward(self.cross_attention(tokens, self.latents[None]))
-        # Padding may hold anything, NaN included, which no product with zero removes.
-        states = padded_states(states, features).masked_fill(~mask[..., None], 0.0)  # (B, T, D)
+        states = padded_states(states, features, mask)  # (B, T, D)
         features["sentence_embedding"] = masked_mean(states, mask).to(tokens.dtype)
         return features
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from st_plugins.errors import ShapeError, SizeError, UnsupportedModelError
+from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
@@ -69,16 +69,11 @@ class LayerAlignment(WeightedModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # the host's per-call options
         """Map each row by its layer; see the class."""
-        embeddings, exit_layer = features["sentence_embedding"], features.get("exit_layer")
+        embeddings, exit_layer = self.given_embeddings(features), features.get("exit_layer")
         if exit_layer is None:
             raise UnsupportedModelError(
                 "LayerAlignment must know the layer of every text, and got no exit_layer. Put it behind an "
                 "ElasticTransformer: st_plugins.align_layers(st_plugins.elastic(model), texts)."
-            )
-        if embeddings.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"LayerAlignment(embedding_dimension={self.embedding_dimension}) needs a sentence_embedding of shape "
-                f"(batch, {self.embedding_dimension}), got {tuple(embeddings.shape)}. Put it before any truncation."
             )
         aligned, unit = embeddings, F.normalize(embeddings.to(self.weight.dtype), dim=-1)
         # No layer is looked for first: on a GPU that would wait for the encoder.

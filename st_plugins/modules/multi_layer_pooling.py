@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from st_plugins.cross_attention import CrossAttention, GatedFeedForward
-from st_plugins.errors import ShapeError, UnsupportedModelError
+from st_plugins.errors import InputError, ShapeError, UnsupportedModelError
 from st_plugins.exit_criteria import masked_mean
 from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
@@ -55,9 +55,9 @@ class MultiLayerPooling(WeightedModule):
 
     Raises:
         SizeError: If a size is not a positive integer.
-        UnsupportedModelError: If ``layer_pooling`` is unknown; if there are no hidden states, or they are of other rows
-            than ``token_embeddings``: it needs every layer of one call, so losses over several layers cannot train it,
-            and texts cannot leave early.
+        InputError: If ``layer_pooling`` is unknown.
+        UnsupportedModelError: If there are no hidden states, or they are of other rows than ``token_embeddings``: it
+            needs every layer of one call, so losses over several layers cannot train it, and texts cannot leave early.
         ShapeError: If there are more or fewer layers than L, or they are not D wide.
 
     References:
@@ -106,7 +106,7 @@ class MultiLayerPooling(WeightedModule):
             "MultiLayerPooling", num_queries=self.num_queries, num_heads=self.num_heads, head_dim=self.head_dim
         )
         if layer_pooling not in _LAYER_POOLINGS:
-            raise UnsupportedModelError(f"layer_pooling must be one of {_LAYER_POOLINGS}, got {layer_pooling!r}.")
+            raise InputError(f"layer_pooling must be one of {_LAYER_POOLINGS}, got {layer_pooling!r}.")
         self.layer_pooling = layer_pooling
         self.normalize_layers = normalize_layers
         self.include_prompt = include_prompt
@@ -120,11 +120,7 @@ class MultiLayerPooling(WeightedModule):
         layers = self._layers(features)
         mask = pooling_mask(features, include_prompt=self.include_prompt)  # (B, T)
         pool = masked_mean if self.layer_pooling == "mean" else _last_token
-        pooled = []
-        for states in layers:
-            # Padding may hold anything, NaN included, which no product with zero removes.
-            tokens = padded_states(states, features).masked_fill(~mask[..., None], 0.0)  # (B, T, D)
-            pooled.append(pool(tokens, mask))
+        pooled = [pool(padded_states(states, features, mask), mask) for states in layers]
         context = torch.stack(pooled, dim=1)  # (B, L, D)
         if self.normalize_layers:
             context = F.layer_norm(context, (self.embedding_dimension,))

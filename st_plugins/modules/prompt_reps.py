@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.util import batch_to_device
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -63,9 +64,9 @@ class PromptReps(Transformer):
     ``sentence_embedding``.
 
     Raises:
-        ValueError: If the representation is neither of the two.
         UnsupportedModelError: If the tokenizer has no chat template, or one that cannot leave an answer open.
-        InputError: If the input is no text, or ``max_seq_length`` leaves no room for the chat.
+        InputError: If the representation is neither of the two, the input is no text, or ``max_seq_length`` leaves no
+            room for the chat.
 
     References:
         Zhuang et al., *PromptReps: Prompting Large Language Models to Generate Dense and Sparse Representations for
@@ -192,11 +193,7 @@ class PromptReps(Transformer):
         dense, sparse = [], []
         for start in range(0, len(order), batch_size):
             features = self.preprocess([texts[row] for row in order[start : start + batch_size]], task=task)
-            tensors = {
-                name: value.to(self.model.device) if isinstance(value, Tensor) else value
-                for name, value in features.items()
-            }
-            written = self(tensors)
+            written = self(batch_to_device(features, self.model.device))
             dense.append(written["dense_embedding"])
             sparse.append(written["sparse_embedding"].to_sparse())
         back = torch.tensor(order).argsort().to(self.model.device)
@@ -246,5 +243,5 @@ def _left_padded(rows: list[list[int]], filling: int) -> Tensor:
 
 def _checked(representation: Any) -> Any:
     if representation not in ("dense", "sparse"):
-        raise ValueError(f"representation must be 'dense' or 'sparse', got {representation!r}.")
+        raise InputError(f"representation must be 'dense' or 'sparse', got {representation!r}.")
     return representation

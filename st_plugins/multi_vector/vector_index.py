@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from st_plugins.best_rows import k_best
 from st_plugins.errors import IndexMismatchError, ShapeError
 
 _SCORES_AT_ONCE = 2**25  # 128 MB
@@ -62,7 +63,7 @@ class ExactIndex:
         for start in range(0, len(queries) if kept else 0, step):
             scores = queries[start : start + step] @ held.T
             for row, line in enumerate(scores, start):
-                found[1][row] = _best(line, kept)
+                found[1][row] = k_best(line, kept)
                 found[0][row] = line[found[1][row]]
         return found
 
@@ -90,13 +91,3 @@ def checked_empty(index: VectorIndex) -> VectorIndex:
             f"The index must be empty, for its rows are the documents; it holds {held}. Pass a new one."
         )
     return index
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the k best, the first of equals."""
-    if k < len(scores):
-        # All that reach the k-th score, in order: a partition alone keeps any of several equals.
-        rows = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-    else:
-        rows = np.arange(len(scores))
-    return rows[np.argsort(-scores[rows], kind="stable")][:k]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses import uses_gradient_cache
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -79,9 +80,8 @@ def learn_merge(
         MergeWeights: For ``merge_models(base, models, weights=found.weights, scale=found.scale, method=...)``.
 
     Raises:
-        ValueError: If there is no such method.
-        LossError: If the loss is not built on the base, caches gradients, or becomes NaN; an option is out of range; or
-            there are fewer than two rows.
+        LossError: If there is no such method; if the loss is not built on the base, caches gradients, or becomes NaN;
+            if an option is out of range, or there are fewer than two rows.
         UnsupportedModelError: As :func:`merge_models`.
 
     References:
@@ -168,12 +168,9 @@ def _batches(
         for start in range(0, len(dataset) - rows + 1, rows):
             batch = dataset[order[start : start + rows]]
             labels = [torch.tensor(batch[name], device=model.device) for name in batch if name in _LABELS]
-            features = [model.preprocess(batch[name]) for name in batch if name not in _LABELS]
-            moved = [
-                {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in column.items()}
-                for column in features
-            ]
-            yield moved, labels[0] if labels else None
+            texts = [batch[name] for name in batch if name not in _LABELS]
+            features: list[Any] = [batch_to_device(model.preprocess(column), model.device) for column in texts]
+            yield features, labels[0] if labels else None
 
 
 def _check_learning(

@@ -7,7 +7,7 @@ decides them, see :mod:`st_plugins.training.merge_learning`.
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -16,13 +16,14 @@ from torch import Tensor
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.model_settings import with_settings_of
 from st_plugins.modules import ElasticTransformer
+from st_plugins.weight_digests import UNUSED_WEIGHTS
 
 Method = Literal["slerp", "arithmetic"]
-METHODS = ("slerp", "arithmetic")
+METHODS = get_args(Method)
 # Radians. Below, an arc is its chord to the last digit; that near to half a turn, no arc is the shortest.
 _STRAIGHT, _OPPOSITE = 1e-4, 1e-3
-# Hugging Face's own pooler: made up anew by every load of a folder that has none, and never run.
-_UNUSED = re.compile(r"[^.]+\.[^.]+\.pooler\.")
+# Behind the names of the module and of the network in it.
+_UNUSED = re.compile(rf"[^.]+\.[^.]+\.{re.escape(UNUSED_WEIGHTS)}")
 
 
 def merge_models(
@@ -58,8 +59,7 @@ def merge_models(
         sizes that all were trained at. Integers and the unused pooler of Hugging Face are the first model's.
 
     Raises:
-        ValueError: If there is no such method.
-        LossError: If weights are not one positive number per model, or scale is not finite.
+        LossError: If there is no such method, weights are not one positive number per model, or scale is not finite.
         UnsupportedModelError: If there is no model, one does not match the base, is the base, or two of them point in
             opposite directions, between which no arc is the shortest.
 
@@ -209,7 +209,7 @@ class TaskVectors:
 def check_mergeable(base: SentenceTransformer, models: Sequence[SentenceTransformer], method: str) -> None:
     """Raise what :func:`merge_models` says about its arguments."""
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+        raise LossError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     if not models:
         raise UnsupportedModelError("There must be at least one model to merge, got none.")
     shapes = {name: tuple(tensor.shape) for name, tensor in base.state_dict().items()}

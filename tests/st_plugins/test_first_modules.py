@@ -19,6 +19,11 @@ def test_a_plain_model_is_refused_by_name(plain):
         elastic_transformer(plain, "a test")
 
 
+def test_what_is_no_model_is_refused_by_name():
+    with pytest.raises(UnsupportedModelError, match="must be a SentenceTransformer, wrapped or not, got Linear. Build"):
+        elastic_transformer(torch.nn.Linear(1, 1), "a test")
+
+
 def test_a_first_module_with_layers_need_not_be_a_transformer(model, plain):
     assert layered_module(torch.nn.DataParallel(model), "a test") is model[0]
     with pytest.raises(UnsupportedModelError, match="for a test must be elastic"):

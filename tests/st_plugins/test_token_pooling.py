@@ -15,7 +15,8 @@ def features_of(side="right", **more):
 
 def pooled_values(features, include_prompt):
     mask = pooling_mask(features, include_prompt=include_prompt)
-    states = padded_states(features["token_embeddings"], features)
+    states = padded_states(features["token_embeddings"], features, mask)
+    assert not states[~mask].any(), "what is not pooled is zero"
     return [states[row, mask[row], 0].tolist() for row in range(len(mask))]
 
 

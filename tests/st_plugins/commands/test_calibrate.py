@@ -3,6 +3,7 @@ import json
 import pytest
 
 import st_plugins
+from st_plugins.commands.calibrate import _overlap
 from st_plugins.commands.program import main
 
 
@@ -29,6 +30,14 @@ def test_documents_make_it_a_risk_of_queries(folder, capsys):
         name: found[name] for name in ("criterion", "threshold", "layers", "weights", "certificate")
     }
     assert not st_plugins.load(folder / "model")[0].exit_policies
+
+
+def test_queries_get_the_prompt_that_encode_query_gives_them(plain):
+    plain.prompts = {"query": "", "document": "", "general": "the red "}
+    plain.default_prompt_name = "general"
+    assert _overlap(plain, ["the cat", "a dog"], 1, False)[1] == ""
+    del plain.prompts["query"]
+    assert _overlap(plain, ["the cat", "a dog"], 1, False)[1] == "the red "
 
 
 @pytest.mark.parametrize("alpha", ["0", "0.01"])

@@ -34,7 +34,7 @@ def test_every_option_reaches_the_job(folder, monkeypatch):
         asked.update(options, source=source, output=output, settings=settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("st_plugins.bulk.embed_files", embed)
+    monkeypatch.setattr("st_plugins.commands.embed.embed_files", embed)
     options = (
         "--text body --id key --layer 3 --dim 8 --exit fast --task query --backend onnx --precision int8 --device cuda "
         "--threads 2 --shard-rows 9 --engine ray --workers 4"

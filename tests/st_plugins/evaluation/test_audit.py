@@ -2,12 +2,9 @@ import csv
 
 import numpy as np
 import pytest
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from conftest import TEXTS
-from loss_cases import ANCHORS, POSITIVES
 from st_plugins.errors import InputError
 from st_plugins.evaluation import (
     ElasticGridEvaluator,
@@ -17,6 +14,7 @@ from st_plugins.evaluation import (
     WeatEvaluator,
 )
 from st_plugins.evaluation.audit import checked_texts, unit_rows
+from trainers import quiet_trainer
 
 MAKERS = {
     "rankme": lambda **options: RankMeEvaluator(TEXTS, **options),
@@ -69,23 +67,9 @@ def test_batches_change_nothing(kind, plain):
 
 def test_the_trainer_selects_by_it(plain, tmp_path):
     evaluator = RankMeEvaluator(TEXTS, name="dev")
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        report_to="none",
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    trainer = SentenceTransformerTrainer(
-        model=plain,
-        train_dataset=Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
-        loss=MultipleNegativesRankingLoss(plain),
-        evaluator=evaluator,
-        args=arguments,
+    loss = MultipleNegativesRankingLoss(plain)
+    trainer = quiet_trainer(
+        plain, loss, tmp_path, evaluator=evaluator, max_steps=1, eval_strategy="steps", eval_steps=1
     )
     trainer.train()
     assert any("eval_dev_rankme" in entry for entry in trainer.state.log_history)

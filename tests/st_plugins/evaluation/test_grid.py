@@ -2,8 +2,6 @@ import csv
 
 import numpy as np
 import pytest
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses as host
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
@@ -15,6 +13,7 @@ import st_plugins
 from loss_cases import ANCHORS, POSITIVES
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.evaluation import ElasticGridEvaluator
+from trainers import quiet_trainer
 
 GOLD = [0.9, 0.4, 0.6, 0.5, 0.8, 0.7]
 
@@ -127,21 +126,8 @@ def test_each_call_adds_to_the_file(model, tmp_path):
 def test_the_trainer_selects_by_the_primary_size(model, tmp_path):
     loss = st_plugins.losses.ElasticLoss(model, host.MultipleNegativesRankingLoss(model), sizes=[(2, 8)])
     evaluator = ElasticGridEvaluator(similarity(), layers=[2, 4], dims=[8, 16], primary_size=(2, 8), name="dev")
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        train_dataset=Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
-        loss=loss,
-        evaluator=evaluator,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=1,
-            eval_strategy="steps",
-            eval_steps=1,
-            report_to="none",
-            use_cpu=True,
-            save_strategy="no",
-            disable_tqdm=True,
-        ),
+    trainer = quiet_trainer(
+        model, loss, tmp_path, evaluator=evaluator, max_steps=1, eval_strategy="steps", eval_steps=1
     )
     trainer.train()
     assert evaluator.primary_metric == "dev_layer2_dim8"

@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 import families
 import st_plugins
 from long_text_cases import LONG, SHORT, build, but_slow
-from st_plugins.errors import SizeError, UnsupportedModelError
+from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.long_texts import extend_positions
 from st_plugins.position_tables import FAMILIES, PositionTable
 from st_plugins_export import OnnxEncoder, export_onnx
@@ -156,11 +156,11 @@ def test_scaled_rotary_models_can_be_exported(name, made, tmp_path):
 
 
 def test_lengths_and_methods_that_make_no_sense_are_refused(plain):
-    with pytest.raises(ValueError, match="method must be one of interpolate, recurrent, grouped, ntk, got 'longer'"):
+    with pytest.raises(InputError, match="method must be one of interpolate, recurrent, grouped, ntk, got 'longer'"):
         extend_positions(plain, 64, method="longer")
-    with pytest.raises(ValueError, match="ntk is for rotary positions, and BertModel has a learned table. Take one of"):
+    with pytest.raises(InputError, match="ntk is for rotary positions, and BertModel has a learned table. Take one of"):
         extend_positions(plain, 64, method="ntk")
-    with pytest.raises(ValueError, match="keep_short is for method='interpolate', got 'recurrent'. Leave it out"):
+    with pytest.raises(InputError, match="keep_short is for method='interpolate', got 'recurrent'. Leave it out"):
         extend_positions(plain, 64, method="recurrent", keep_short=True)
     for original in (0, 33, 2.0, True):
         with pytest.raises(SizeError, match=rf"original_length must be an integer from 1 to 32 .*, got {original}"):

@@ -3,14 +3,13 @@ import copy
 import pytest
 import sentence_transformers
 import torch
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses as host
 
 import reference
 from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.losses import ElasticLoss
+from trainers import quiet_trainer
 
 SIZES = [(1, 4), (2, 8), (3, 16), (4, 8)]
 
@@ -101,6 +100,12 @@ def test_a_teacher_holds_the_full_size_and_learns_nothing(model, teacher):
     assert value > 0
     assert max(gradient.abs().max() for gradient in found.values()) > 1e-6
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_model_and_its_teacher_may_be_in_half_precision(model, teacher):
+    value = build(model.bfloat16(), teacher=teacher.bfloat16())(batch(model))
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
 
 
 def test_a_copy_as_teacher_says_what_the_full_size_says(model):
@@ -267,21 +272,7 @@ def test_steps_lower_it(model):
 
 
 def train(model, loss, folder):
-    SentenceTransformerTrainer(
-        model=model,
-        train_dataset=Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
-        loss=loss,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(folder),
-            max_steps=2,
-            per_device_train_batch_size=3,
-            report_to="none",
-            use_cpu=True,
-            save_strategy="no",
-            disable_tqdm=True,
-            learning_rate=1e-2,
-        ),
-    ).train()
+    quiet_trainer(model, loss, folder, max_steps=2, per_device_train_batch_size=3, learning_rate=1e-2).train()
 
 
 def test_the_ordinary_trainer_leaves_the_teacher_alone(model, teacher, tmp_path):

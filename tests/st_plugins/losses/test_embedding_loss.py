@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as host
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models
@@ -15,6 +14,7 @@ from st_plugins import losses
 from st_plugins.errors import LossError
 from st_plugins.losses.embedding_loss import EmbeddingLoss
 from st_plugins.losses.stateful import StatefulLoss
+from trainers import quiet_trainer
 
 CLASSES = torch.tensor([0, 1, 2, 2, 1, 0])
 GENERATOR = torch.Generator().manual_seed(5)
@@ -229,7 +229,6 @@ def test_the_model_card_can_say_how_it_was_trained(plain, build, columns, labels
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 def test_the_ordinary_trainer_trains_it(plain, tmp_path, name, mini_batch_size):
     build, columns, labels = CASES[name]
     before = copy.deepcopy(plain.state_dict())
@@ -239,16 +238,7 @@ def test_the_ordinary_trainer_trains_it(plain, tmp_path, name, mini_batch_size):
         dataset["label"] = labels.tolist()
     loss = build(plain, mini_batch_size=mini_batch_size)
     fixed_before = {key: value.clone() for key, value in loss.named_buffers() if not key.startswith("model.")}
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=1,
-        per_device_train_batch_size=6,
-        learning_rate=1e-2,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    SentenceTransformerTrainer(model=plain, args=arguments, train_dataset=Dataset.from_dict(dataset), loss=loss).train()
+    options = {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 1e-2}
+    quiet_trainer(plain, loss, tmp_path, dataset, **options).train()
     assert any(not torch.equal(value, before[key]) for key, value in plain.state_dict().items())
     assert all(torch.equal(dict(loss.named_buffers())[key], value) for key, value in fixed_before.items())

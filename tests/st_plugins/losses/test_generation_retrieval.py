@@ -3,11 +3,8 @@ import math
 
 import pytest
 import torch
-from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.losses import uses_gradient_cache
 from sentence_transformers.sentence_transformer import losses as host
@@ -22,6 +19,7 @@ from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses.generation import passage_log_probs
 from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss, preference_loss, ranking_divergence
+from trainers import quiet_trainer
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +168,6 @@ class _Losses(TrainerCallback):
         self.logs.append(dict(logs))
 
 
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 @pytest.mark.parametrize("kind", ["causal", "un-masked"])
 def test_the_ordinary_trainer_lowers_every_part_and_writes_the_card(llama, kind, tmp_path):
     model = llama if kind == "causal" else bidirectional(llama)
@@ -179,24 +176,9 @@ def test_the_ordinary_trainer_lowers_every_part_and_writes_the_card(llama, kind,
         before = {name: part.item() for name, part in loss(columns(model, QUERIES, POSITIVES, NEGATIVES)).items()}
     rows = {"anchor": QUERIES * 8, "positive": POSITIVES * 8, "negative": NEGATIVES * 8}
     seen = _Losses()
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(tmp_path / "run"),
-        per_device_train_batch_size=3,
-        max_steps=25,
-        learning_rate=5e-3,
-        logging_steps=5,
-        report_to="none",
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        batch_sampler="no_duplicates",
-    )
-    dataset = Dataset.from_dict(rows)
-    trainer = SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[seen]
-    )
-    trainer.train()
+    options = {"max_steps": 25, "learning_rate": 5e-3, "logging_steps": 5, "batch_sampler": "no_duplicates"}
+    options |= {"per_device_train_batch_size": 3, "callbacks": [seen]}
+    quiet_trainer(model, loss, tmp_path / "run", rows, **options).train()
     model.eval()
     with torch.no_grad():
         after = {name: part.item() for name, part in loss(columns(model, QUERIES, POSITIVES, NEGATIVES)).items()}

@@ -35,6 +35,22 @@ def test_the_formula_gets_every_column_at_its_layers(model, mini_batch_size):
     assert loss.full_size == (4, 16)
 
 
+@pytest.mark.parametrize("mini_batch_size", [None, 2])
+def test_mixed_precision_does_not_round_the_formula(model, mini_batch_size):
+    seen = []
+
+    class Noted(_Norms):
+        def compute_loss(self, columns, labels):
+            seen.extend([*columns, columns[0][:, 0] @ columns[1][:, 1].T])
+            return super().compute_loss(columns, labels)
+
+    loss = Noted(model.bfloat16(), host.MultipleNegativesRankingLoss(model), mini_batch_size=mini_batch_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(batch(model)).backward()
+    assert {one.dtype for one in seen} == {torch.float32}
+    assert next(model.parameters()).grad.dtype == torch.bfloat16
+
+
 def test_sizes_are_recorded_by_training_alone(model):
     loss = _Norms(model, host.MultipleNegativesRankingLoss(model), mini_batch_size=None)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from st_plugins.losses.layers import (
     check_sizes,
     full_size,
     layer_loss,
+    precisely,
     starbucks_menu,
     task_loss,
 )
@@ -57,6 +58,15 @@ def test_base_losses_without_embeddings_are_refused(plain):
 def test_an_option_out_of_range_is_named(option, text):
     with pytest.raises(LossError, match=text):
         check_options(**{"mini_batch_size": None, "temperature": 1.0} | option)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_formulas_are_computed_in_single_precision_at_least(dtype):
+    columns = [torch.randn(4, 8).to(dtype) for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = precisely(lambda exact: exact[0] @ exact[1].T, columns)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(found, columns[0].to(found.dtype) @ columns[1].to(found.dtype).T)
 
 
 def test_sizes_are_sorted_without_the_full_one():

@@ -2,12 +2,9 @@ import copy
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import (
     SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from transformers import AlbertConfig, AlbertModel, TrainerCallback
@@ -21,6 +18,7 @@ from st_plugins.errors import LossError, SizeError, UnsupportedModelError
 from st_plugins.losses import MaskedAutoencoderLoss
 from st_plugins.losses.layers import starbucks_menu
 from st_plugins.training import NestedMaskingCollator
+from trainers import quiet_trainer
 
 SIZES = [(1, 4), (2, 8), (3, 32)]
 ENCODERS = [
@@ -221,24 +219,9 @@ class _SameBatch:
 
 
 def trainer_of(model, loss, folder, texts, collator=None, callbacks=(), **options):
-    arguments = {
-        "output_dir": str(folder / "run"),
-        "per_device_train_batch_size": 12,
-        "report_to": "none",
-        "use_cpu": True,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        **options,
-    }
-    return SentenceTransformerTrainer(
-        model=model,
-        train_dataset=Dataset.from_dict({"text": texts}),
-        loss=loss,
-        data_collator=collator or NestedMaskingCollator(model),
-        args=SentenceTransformerTrainingArguments(**arguments),
-        callbacks=list(callbacks),
-    )
+    collator = collator or NestedMaskingCollator(model)
+    options = {"per_device_train_batch_size": 12, "callbacks": list(callbacks), **options}
+    return quiet_trainer(model, loss, folder / "run", {"text": texts}, data_collator=collator, **options)
 
 
 def test_the_trainer_steps_with_the_gradient_of_one_batch(masked_model, tmp_path):

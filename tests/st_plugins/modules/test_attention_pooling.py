@@ -246,5 +246,5 @@ def test_sizes_that_cannot_be_are_refused(name):
 
 
 def test_tokens_of_another_width_are_refused():
-    with pytest.raises(ShapeError, match=r"\(batch, tokens, 6\), got \(1, 3, 8\). Build it with embedding_dimension="):
+    with pytest.raises(ShapeError, match=r"\(batch, tokens, 6\), got \(1, 3, 8\). Build it with the width"):
         embed(drawn(), torch.randn(1, 3, 8))

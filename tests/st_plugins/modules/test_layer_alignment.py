@@ -142,7 +142,7 @@ def test_embeddings_it_cannot_place_are_refused(plain, texts):
     alignment = LayerAlignment(4, [1])
     with pytest.raises(UnsupportedModelError, match="must know the layer of every text, and got no exit_layer"):
         alignment({"sentence_embedding": torch.ones(1, 4)})
-    with pytest.raises(ShapeError, match=r"shape \(batch, 4\), got \(1, 3\). Put it before any truncation"):
+    with pytest.raises(ShapeError, match=r"shape \(batch, 4\), got \(1, 3\). Build it with"):
         alignment({"sentence_embedding": torch.ones(1, 3), "exit_layer": torch.ones(1)})
     with pytest.raises(UnsupportedModelError, match=r"st_plugins.align_layers\(st_plugins.elastic"):
         SentenceTransformer(modules=[*plain.children(), LayerAlignment(16, [1])], device="cpu").encode(texts)

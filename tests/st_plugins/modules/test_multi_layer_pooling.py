@@ -8,7 +8,7 @@ import families
 import reference
 import st_plugins
 from pooling_cases import flattened, graph_outputs, losses_around_training, padded
-from st_plugins.errors import ShapeError, SizeError, UnsupportedModelError
+from st_plugins.errors import InputError, ShapeError, SizeError, UnsupportedModelError
 from st_plugins.modules.multi_layer_pooling import MultiLayerPooling
 
 WIDTH, DEPTH = 6, 3
@@ -345,5 +345,5 @@ def test_sizes_that_cannot_be_are_refused(name):
 
 
 def test_an_unknown_layer_pooling_is_refused():
-    with pytest.raises(UnsupportedModelError, match=r"one of \('mean', 'lasttoken'\), got 'cls'"):
+    with pytest.raises(InputError, match=r"one of \('mean', 'lasttoken'\), got 'cls'"):
         MultiLayerPooling(4, 2, layer_pooling="cls")

@@ -201,9 +201,9 @@ def test_it_is_not_made_elastic(reps):
 
 
 def test_what_cannot_be_is_refused(folder, reps, tmp_path):
-    with pytest.raises(ValueError, match="representation must be 'dense' or 'sparse', got 'both'"):
+    with pytest.raises(InputError, match="representation must be 'dense' or 'sparse', got 'both'"):
         PromptReps(str(folder), representation="both")
-    with pytest.raises(ValueError, match="representation must be 'dense' or 'sparse', got 'both'"):
+    with pytest.raises(InputError, match="representation must be 'dense' or 'sparse', got 'both'"):
         reps.represented_as("both")
     with pytest.raises(InputError, match="embeds texts, got int at row 1 of the batch"):
         reps.preprocess(["a", 3])

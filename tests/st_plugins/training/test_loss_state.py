@@ -3,10 +3,8 @@ import shutil
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses as host
 from torch import nn
 from transformers import TrainerState, TrainingArguments
@@ -17,9 +15,9 @@ from st_plugins.errors import LossError
 from st_plugins.losses import IndividualTemperatureLoss, MaskedAutoencoderLoss, MomentumQueueLoss
 from st_plugins.training import LossStateCallback, NestedMaskingCollator
 from st_plugins.training.loss_state import FILE_NAME, own_state, restore
+from trainers import quiet_trainer
 
 PAIRS = {"anchor": ANCHORS * 2, "positive": POSITIVES * 2, "label": list(range(12))}
-pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 
 
 def temperature(model):
@@ -32,14 +30,9 @@ def queue(model):
 
 def trainer_of(model, loss, folder, *, data=PAIRS, callbacks=None, **options):
     arguments = {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "per_device_train_batch_size": 4, **options}
-    return SentenceTransformerTrainer(
-        model=model,
-        args=SentenceTransformerTrainingArguments(str(folder), report_to="none", use_cpu=True, **arguments),
-        train_dataset=Dataset.from_dict(data),
-        loss=loss,
-        callbacks=[LossStateCallback(loss)] if callbacks is None else callbacks,
-        data_collator=_SameMasks(model) if isinstance(loss, MaskedAutoencoderLoss) else None,
-    )
+    callbacks = [LossStateCallback(loss)] if callbacks is None else callbacks
+    collator = _SameMasks(model) if isinstance(loss, MaskedAutoencoderLoss) else None
+    return quiet_trainer(model, loss, folder, data, callbacks=callbacks, data_collator=collator, **arguments)
 
 
 class _SameMasks(NestedMaskingCollator):

@@ -201,7 +201,7 @@ def test_numbers_out_of_range_are_refused(plain, options, message):
 
 
 def test_models_that_do_not_match_are_refused(plain, tokenizer):
-    with pytest.raises(ValueError, match="method must be one of slerp, arithmetic, got 'ties'"):
+    with pytest.raises(LossError, match="method must be one of slerp, arithmetic, got 'ties'"):
         merge_models(plain, [tuned(plain, 1)], method="ties")
     with pytest.raises(UnsupportedModelError, match="There must be at least one model to merge, got none"):
         merge_models(plain, [])

@@ -2,13 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.training import WordRepetitionCollator
 from st_plugins.training.word_repetition import repeated_positions
+from trainers import quiet_trainer
 
 CLS, SEP, PAD = 2, 3, 0
 
@@ -109,11 +108,7 @@ def test_the_same_seed_gives_the_same_batch(plain, texts):
     assert torch.equal(*batches)
 
 
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 def test_the_trainer_takes_both_columns(plain, texts, tmp_path):
-    args = SentenceTransformerTrainingArguments(
-        str(tmp_path), max_steps=2, per_device_train_batch_size=3, report_to="none", use_cpu=True, save_strategy="no"
-    )
     seen = []
 
     class Loss(MultipleNegativesRankingLoss):
@@ -122,13 +117,8 @@ def test_the_trainer_takes_both_columns(plain, texts, tmp_path):
             return super().forward(sentence_features, labels)
 
     loss = Loss(plain)
-    SentenceTransformerTrainer(
-        model=plain,
-        args=args,
-        train_dataset=Dataset.from_dict({"text": texts}),
-        loss=loss,
-        data_collator=WordRepetitionCollator(plain),
-    ).train()
+    options = {"max_steps": 2, "per_device_train_batch_size": 3, "data_collator": WordRepetitionCollator(plain)}
+    quiet_trainer(plain, loss, tmp_path, {"text": texts}, **options).train()
     assert seen == [[sorted(plain.preprocess(texts))] * 2] * 2
 
 
