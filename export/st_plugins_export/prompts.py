@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from st_plugins.errors import InputError
+from st_plugins.usual_prompts import usual_name
 from st_plugins_export.manifest import Manifest
-
-# The names sentence-transformers looks for, in its order.
-QUERY_PROMPTS = ("query",)
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 def resolve_prompt(manifest: Manifest, prompt: str | None, prompt_name: str | None) -> str:
@@ -39,11 +36,9 @@ def resolve_prompt(manifest: Manifest, prompt: str | None, prompt_name: str | No
     return prompt
 
 
-def usual_prompt(manifest: Manifest, names: Sequence[str], prompt: str | None, prompt_name: str | None) -> str | None:
-    """``prompt_name``, or where the call names no prompt at all, the first of ``names`` that the model has."""
-    if prompt is None and prompt_name is None:
-        return next((name for name in names if name in manifest.prompts), None)
-    return prompt_name
+def usual_prompt(manifest: Manifest, task: str, prompt: str | None, prompt_name: str | None) -> str | None:
+    """``prompt_name``, or where the call names no prompt at all, the one that "query" or "document" usually takes."""
+    return usual_name(manifest.prompts, task) if prompt is None and prompt_name is None else prompt_name
 
 
 def with_prompt(texts: str | Sequence[Any], prefix: str) -> list[str]:

@@ -12,7 +12,7 @@ from st_plugins_export.choices import check_positive, checked_layers, cut, find_
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.exported_facts import ExportedFacts
 from st_plugins_export.opened import OpenedExport
-from st_plugins_export.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, resolve_prompt, usual_prompt, with_prompt
+from st_plugins_export.prompts import resolve_prompt, usual_prompt, with_prompt
 from st_plugins_export.providers import CPU
 from st_plugins_export.routes import read_routes
 from st_plugins_export.text_run import encode_texts
@@ -160,6 +160,8 @@ class OnnxEncoder(ExportedFacts):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The vector of each text, and the layer it left at.
 
+        Of an export with routes, on the default one; ``for_task("query").encode_with_exits(...)`` takes another.
+
         Args:
             texts: N texts.
             exit: An exported exit policy.
@@ -202,13 +204,13 @@ class OnnxEncoder(ExportedFacts):
         show_progress_bar: bool = False,
     ) -> np.ndarray:
         """:meth:`encode` with the prompt ``"query"``, if the model has it and no other is given; else the same."""
-        return self._for_task("query").encode(
+        return self.for_task("query").encode(
             texts,
             layer=layer,
             exit=exit,
             truncate_dim=truncate_dim,
             prompt=prompt,
-            prompt_name=usual_prompt(self._manifest, QUERY_PROMPTS, prompt, prompt_name),
+            prompt_name=usual_prompt(self._manifest, "query", prompt, prompt_name),
             normalize_embeddings=normalize_embeddings,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
@@ -230,19 +232,24 @@ class OnnxEncoder(ExportedFacts):
         """:meth:`encode` with the first of the prompts ``"document"``, ``"passage"``, ``"corpus"`` the model has, if no
         other is given; else the same.
         """
-        return self._for_task("document").encode(
+        return self.for_task("document").encode(
             texts,
             layer=layer,
             exit=exit,
             truncate_dim=truncate_dim,
             prompt=prompt,
-            prompt_name=usual_prompt(self._manifest, DOCUMENT_PROMPTS, prompt, prompt_name),
+            prompt_name=usual_prompt(self._manifest, "document", prompt, prompt_name),
             normalize_embeddings=normalize_embeddings,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
 
-    def _for_task(self, task: str) -> "OnnxEncoder":
+    def for_task(self, task: str) -> "OnnxEncoder":
+        """The encoder of the route that ``"query"`` or ``"document"`` takes; this one if the export has no routes.
+
+        Raises:
+            InputError: If the Router had no route for it.
+        """
         return self if self._routes is None else self._on_other_routes.get(self._routes.route_of(task), self)
 
     def _encode(

@@ -42,10 +42,11 @@ class Budget(NamedTuple):
     def over(self, other: "Budget") -> "Budget":
         """This budget, and where it says nothing, the other."""
         exit = other.exit if self.exit is None and self.layer is None else self.exit
-        return Budget(_first(self.layer, other.layer), _first(self.dim, other.dim), exit)
+        return Budget(first_given(self.layer, other.layer), first_given(self.dim, other.dim), exit)
 
 
-def _first(one: Any, other: Any) -> Any:
+def first_given(one: Any, other: Any) -> Any:
+    """The first of two that is not None."""
     return other if one is None else one
 
 

@@ -25,3 +25,16 @@ def with_id(document: Document) -> Document:
         ('7', 36)
     """
     return copied(document).model_copy(update={"id": str(uuid.uuid4()) if document.id is None else document.id})
+
+
+def with_score(document: Document, score: float | None, key: str | None) -> Document:
+    """A copy with metadata of its own, and the score among it unless there is no score or no key to put it under.
+
+    Example:
+        >>> with_score(Document("a cat", metadata={"page": 1}), 0.5, "score").metadata
+        {'page': 1, 'score': 0.5}
+    """
+    scored = copied(document)
+    if score is not None and key is not None:
+        scored.metadata[key] = score
+    return scored

@@ -11,7 +11,7 @@ from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictFloat, StrictStr, model_validator
 
 from langchain_st_plugins.budgets import Budget
-from langchain_st_plugins.shared_encoder import SharedEncoder, check_encoder
+from langchain_st_plugins.shared_encoder import SharedEncoder, Turns, check_encoder
 from langchain_st_plugins.texts import check_texts, is_text
 from langchain_st_plugins.unit_vectors import unit_vectors
 from st_plugins.backends import Backend, open_encoder
@@ -101,7 +101,7 @@ class ElasticEmbeddings(BaseModel, Embeddings):
         def load() -> Any:
             return encoder if model is None else open_encoder(model, backend=backend, device=device, threads=threads)
 
-        self._shared = SharedEncoder(load)
+        self._shared = SharedEncoder(load, turns=None if encoder is None else Turns.of(encoder))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents; an empty list gives an empty list. See :meth:`encode` for what is refused."""

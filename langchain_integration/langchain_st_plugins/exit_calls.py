@@ -4,9 +4,7 @@ import sys
 from typing import Any
 
 from st_plugins.errors import ExitError
-
-# The prompts sentence-transformers looks for on each side of a search, in its order.
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+from st_plugins.usual_prompts import usual_name
 
 
 def encode_with_exits(encoder: Any, kind: str, texts: list[str], **options: Any) -> tuple[Any, Any]:
@@ -34,18 +32,14 @@ def encode_with_exits(encoder: Any, kind: str, texts: list[str], **options: Any)
     if not is_host and not callable(getattr(encoder, "encode_with_exits", None)):
         method = encoder.encode_query if kind == "query" else encoder.encode_document
         return method(texts, **options), None
-    prompt_name = usual_prompt(encoder, kind)
+    prompt_name = usual_name(getattr(encoder, "prompts", ()), kind)
     if not is_host:
+        on_route = getattr(encoder, "for_task", None)  # of an OnnxEncoder: queries may have a route of their own
+        encoder = encoder if on_route is None else on_route(kind)
         return encoder.encode_with_exits(texts, prompt_name=prompt_name, **options)
     import st_plugins
 
     return st_plugins.exits.encode_with_exits(encoder, texts, prompt_name=prompt_name, task=kind, **options)
-
-
-def usual_prompt(encoder: Any, kind: str) -> str | None:
-    """The name of the prompt that ``encode_query`` or ``encode_document`` of sentence-transformers take, or None."""
-    prompts = getattr(encoder, "prompts", {})
-    return next((name for name in _PROMPTS[kind] if name in prompts), None)
 
 
 def exit_fingerprint(encoder: Any, exit: str | float, *, allow_untrained: bool) -> str:

@@ -13,7 +13,7 @@ from langchain_st_plugins.filters import Filter
 from langchain_st_plugins.graphs import Graph, usearch_index
 from langchain_st_plugins.index_states import IndexState, cut
 from langchain_st_plugins.rankings import check_count, ranked
-from langchain_st_plugins.texts import check_ids
+from langchain_st_plugins.texts import check_id_list, check_ids
 from langchain_st_plugins.unit_vectors import unit_vectors
 from st_plugins.errors import IndexMismatchError, ShapeError, SizeError
 
@@ -103,6 +103,8 @@ class ElasticIndex:
             check_count("count", count)
             usearch_index()
         with self._changes:
+            if count is not None:
+                _check_graph_dim(dim, self.width)
             self._graph_from, self._graph_dim = count, dim
             self._state = self._state.with_graph(self._graph_after(self._state, self._state.vectors[:0]))
 
@@ -121,6 +123,7 @@ class ElasticIndex:
         Raises:
             ShapeError: If there is not one vector per document.
             IndexMismatchError: If the vectors are not as wide as those in the index.
+            SizeError: If they are narrower than the graph that shall be kept.
             ValueError: If an id comes twice, see :func:`check_ids`. In every case nothing was added.
         """
         if not documents:
@@ -136,6 +139,8 @@ class ElasticIndex:
                     f"This index holds vectors of width {self.width}, got width {new.shape[1]}. "
                     "Embed the documents with the model, layer and dim the index was built with."
                 )
+            if self._graph_from is not None:
+                _check_graph_dim(self._graph_dim, new.shape[1])
             # An id that was made up just now cannot be in the index.
             known = [document.id for document in documents if document.id is not None]
             state = self._state.without(known)
@@ -152,7 +157,11 @@ class ElasticIndex:
 
         Returns:
             int: How many were dropped.
+
+        Raises:
+            TypeError: If ``ids`` is one str, whose letters would be taken for ids.
         """
+        check_id_list(ids)
         with self._changes:
             before = self._state
             after = before.without(ids)
@@ -160,7 +169,8 @@ class ElasticIndex:
         return before.count - after.count
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """Copies of the documents with these ids, in that order; unknown ids are left out."""
+        """Copies of the documents with these ids, in that order; unknown ids are left out. Errors as :meth:`delete`."""
+        check_id_list(ids)
         state = self._state
         places = state.places
         return [
@@ -237,8 +247,15 @@ class ElasticIndex:
         if self._graph_from is None or state.count + len(new) < max(self._graph_from, 1):
             return None
         dim, graph = width if self._graph_dim is None else self._graph_dim, state.graph
-        if dim > width:
-            raise SizeError(f"The dim of a graph must be from 1 to {width}, the width of the documents, got {dim}.")
         if graph is None or graph.dim != dim or graph.is_mostly_gone:
             graph = Graph.empty(dim).extended(cut(state.vectors, dim))
         return graph.extended(cut(new, dim))
+
+
+def _check_graph_dim(dim: int | None, width: int | None) -> None:
+    """At once, and not when there are documents enough for a graph."""
+    if dim is not None and width is not None and dim > width:
+        raise SizeError(
+            f"The dim of a graph must be from 1 to {width}, the width of the documents, got {dim}. "
+            "Choose a smaller one (shortlist_dim of a store)."
+        )

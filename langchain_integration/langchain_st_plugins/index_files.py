@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _KINDS = {"vectors": "npy", "ends": "npy", "documents": "jsonl"}
 # With a graph also its nodes, and the row of each.
 _GRAPH_KINDS = {"graph": "usearch", "nodes": "npy"}
 _NAME = re.compile(r"(vectors|ends|documents|graph|nodes)-[0-9a-f]{32}\.(npy|jsonl|usearch)")
+# More rows, or coordinates, than any machine holds.
+_MOST = 2**40
 # What is written about itself beside the file names.
 _FIELDS: dict[str, Any] = {
     "format": str,
@@ -67,38 +70,29 @@ def save_index(index: ElasticIndex, folder: Path, *, canary: np.ndarray) -> None
     state, mark = index.state, uuid.uuid4().hex
     kinds = _KINDS if state.graph is None else _KINDS | _GRAPH_KINDS
     files = {kind: f"{kind}-{mark}.{suffix}" for kind, suffix in kinds.items()}
-    try:
-        documents = state.documents[: state.count]
-        np.save(folder / files["ends"], write_documents(folder / files["documents"], documents), allow_pickle=False)
-        np.save(folder / files["vectors"], state.vectors, allow_pickle=False)
-        graph = None
-        if state.graph is not None:
-            np.save(folder / files["nodes"], state.graph.rows, allow_pickle=False)
-            state.graph.save(folder / files["graph"])
-            graph = {"dim": state.graph.dim, "sha256": _digest(_mapped(folder / files["graph"]))}
-        for name in files.values():
-            _to_disk(folder / name)
-    except BaseException:
-        _drop(folder, set(files.values()))
-        raise
-    manifest = {
-        "format": FORMAT,
-        "metric": "cosine",
-        "documents": state.count,
-        "width": state.vectors.shape[1],
-        "fingerprint": index.fingerprint,
-        "layer": index.layer,
-        "dim": index.dim,
-        "exit": index.exit,
-        "canary": [float(value) for value in canary],
-        "files": files,
-        "graph": graph,
-        "libraries": {"st-plugins": st_plugins.__version__, "langchain-core": VERSION, "numpy": np.__version__},
-    }
     partial = folder / f"{MANIFEST}.{mark}"
-    partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _to_disk(partial)
-    os.replace(partial, folder / MANIFEST)
+    try:
+        manifest = {
+            "format": FORMAT,
+            "metric": "cosine",
+            "documents": state.count,
+            "width": state.vectors.shape[1],
+            "fingerprint": index.fingerprint,
+            "layer": index.layer,
+            "dim": index.dim,
+            "exit": index.exit,
+            "canary": [float(value) for value in canary],
+            "files": files,
+            "graph": _write_state(state, folder, files),
+            "libraries": {"st-plugins": st_plugins.__version__, "langchain-core": VERSION, "numpy": np.__version__},
+        }
+        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for name in (*files.values(), partial.name):
+            _to_disk(folder / name)
+        os.replace(partial, folder / MANIFEST)
+    except BaseException:
+        _drop(folder, {*files.values(), partial.name})
+        raise
     _to_disk(folder)
     # What the old manifest named, and what saves left behind that did not come to their end.
     _drop(folder, {file.name for file in folder.iterdir() if _NAME.fullmatch(file.name)} - set(files.values()))
@@ -123,12 +117,10 @@ def load_index(folder: Path, *, with_graph: bool = False) -> tuple[ElasticIndex,
     """
     manifest = _read_manifest(folder)
     files = {kind: _checked(folder, kind, name) for kind, name in manifest["files"].items()}
-    try:
-        vectors = np.load(files["vectors"], mmap_mode="r" if manifest["documents"] else None, allow_pickle=False)
-        ends = np.load(files["ends"], allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ManifestError(f"{folder} holds a damaged index ({error}). Build it again.") from error
     expected = (manifest["documents"], manifest["width"])
+    vectors, ends = np.zeros((0, expected[1]), np.float32), np.zeros(0, np.int64)
+    if expected[0]:  # files of no rows cannot be mapped
+        vectors, ends = _array(files["vectors"]), _array(files["ends"])
     if vectors.shape != expected or vectors.dtype != np.float32 or ends.shape != expected[:1] or ends.dtype != np.int64:
         raise ManifestError(
             f"{folder} must hold float32 vectors {expected} and as many documents, it holds {vectors.dtype} "
@@ -150,12 +142,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} must hold a saved index, but has no {MANIFEST}. Write one: store.save_local(folder)."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{file} is damaged ({error}). Build the index again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ManifestError(f"{file} must be of the format {FORMAT!r}, it is {found!r}. Build the index again.")
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name, ...), kind)]
+    wrong += [name for name in _FIELDS if isinstance(manifest.get(name), bool)]
+    if not wrong:
+        wrong = [name for name in ("documents", "width") if not 0 <= manifest[name] < _MOST]
+        wrong += [] if all(isinstance(value, int | float) for value in manifest["canary"]) else ["canary"]
     kinds = _KINDS if manifest.get("graph") is None else _KINDS | _GRAPH_KINDS
     if wrong or set(manifest["files"]) != set(kinds):
         raise ManifestError(f"{file} is damaged at {wrong or ['files']}. Build the index again.")
@@ -177,16 +173,37 @@ def _opened_graph(manifest: dict[str, Any], files: dict[str, Path]) -> Graph | N
     if manifest["graph"] is None:
         return None
     try:
-        content, rows = _mapped(files["graph"]), np.load(files["nodes"], allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        content = _mapped(files["graph"])
+    except (ValueError, OSError) as error:
         raise ManifestError(f"{files['graph'].parent} holds a damaged graph ({error}). Build it again.") from error
     if _digest(content) != manifest["graph"].get("sha256"):
         raise ManifestError(f"{files['graph']} must be what was saved, but its sha256 differs. Build the index again.")
+    rows = np.array(_array(files["nodes"]))
     if rows.ndim != 1 or rows.dtype != np.int64:
         raise ManifestError(
             f"{files['nodes']} must hold int64 (n,), it holds {rows.dtype} {rows.shape}. Build it again."
         )
     return Graph.opened(content, rows, dim=manifest["graph"].get("dim"), count=manifest["documents"])
+
+
+def _write_state(state: IndexState, folder: Path, files: dict[str, str]) -> dict[str, Any] | None:
+    """Write everything but the manifest, and return what that says about the graph."""
+    ends = write_documents(folder / files["documents"], state.documents[: state.count])
+    np.save(folder / files["ends"], ends, allow_pickle=False)
+    np.save(folder / files["vectors"], state.vectors, allow_pickle=False)
+    if state.graph is None:
+        return None
+    np.save(folder / files["nodes"], state.graph.rows, allow_pickle=False)
+    state.graph.save(folder / files["graph"])
+    return {"dim": state.graph.dim, "sha256": _digest(_mapped(folder / files["graph"]))}
+
+
+def _array(file: Path) -> np.ndarray:
+    """Mapped, so that a damaged header cannot ask for more memory than the file has."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, OverflowError, TokenError) as error:  # the last from numpy's old headers
+        raise ManifestError(f"{file.parent} holds a damaged index ({file.name}: {error}). Build it again.") from error
 
 
 def _mapped(file: Path) -> Any:

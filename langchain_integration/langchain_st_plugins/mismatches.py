@@ -99,7 +99,7 @@ def check_canary(kept: np.ndarray, now: np.ndarray, *, on_mismatch: OnMismatch =
         _report(f"width: index={len(kept)}, embeddings={len(now)}", on_mismatch)
         return
     cosine = float(kept @ now / max(np.linalg.norm(kept) * np.linalg.norm(now), 1e-12))
-    if cosine < _OTHER_MODEL:
+    if not cosine >= _OTHER_MODEL:  # NaN is another model too
         _report(
             f"canary: its vector in the index and the one of the embeddings have a cosine of {cosine:.3f}", on_mismatch
         )

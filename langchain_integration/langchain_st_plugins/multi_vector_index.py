@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_st_plugins.document_copies import copied, with_id
-from langchain_st_plugins.shared_encoder import SharedEncoder, check_encoder
+from langchain_st_plugins.rankings import check_count
+from langchain_st_plugins.shared_encoder import SharedEncoder, Turns, check_encoder
 from langchain_st_plugins.texts import check_documents, check_ids, check_texts
-from st_plugins.errors import IndexMismatchError
+from st_plugins.errors import IndexMismatchError, ShapeError
 
 if TYPE_CHECKING:
     from st_plugins.multi_vector import MultiVectorSearch
@@ -52,7 +53,7 @@ class MultiVectorIndex:
                 f"The search must be empty, for its rows are the documents; it holds {len(search)}. Pass a new one."
             )
         self.encoder = encoder
-        self._shared = SharedEncoder(lambda: encoder)
+        self._shared = SharedEncoder(lambda: encoder, turns=Turns.of(encoder))
         self._search = search
         self._documents: list[Document] = []
         self._ids: set[str] = set()
@@ -84,6 +85,8 @@ class MultiVectorIndex:
         check_ids(documents)
         check_texts(texts)
         self._check_new(documents)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         size = batch_size or max(len(texts), 1)
         for start in range(0, len(texts), size):
             batch = slice(start, start + size)
@@ -106,6 +109,10 @@ class MultiVectorIndex:
             return [(copied(self._documents[hit["corpus_id"]]), hit["score"]) for hit in hits]
 
     def _take(self, documents: list[Document], tokens: Any) -> None:
+        if len(tokens) != len(documents):  # every row behind them would belong to another document
+            raise ShapeError(
+                f"The encoder must return one array per text, got {len(tokens)} for {len(documents)} texts."
+            )
         if self._search is None:
             # Here, because it imports torch.
             from st_plugins.modules import FixedDimensionalEncoder

@@ -8,6 +8,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
+from langchain_st_plugins.budgets import first_given
+from langchain_st_plugins.document_copies import with_score
 from langchain_st_plugins.embedding_calls import run_beside
 from langchain_st_plugins.multi_vector_index import MultiVectorIndex
 from langchain_st_plugins.rankings import check_count
@@ -117,7 +119,8 @@ class MultiVectorRetriever(BaseRetriever):
 
         Raises:
             TypeError, ValueError, InputError: If one is no Document, an id comes twice or is there already, a text is
-                blank; nothing was embedded then.
+                blank, or ``batch_size`` is less than 1; nothing was embedded then.
+            ShapeError: If the encoder does not return one array (T_i, D) for each text.
         """
         return self.index.add(documents, ids=ids, batch_size=batch_size, show_progress=show_progress)
 
@@ -151,25 +154,20 @@ class MultiVectorRetriever(BaseRetriever):
     def _find(
         self, query: str, k: int | None, candidates: int | None, carving_threshold: float | None
     ) -> list[Document]:
-        wanted = self.k if k is None else k
+        wanted = first_given(k, self.k)
         check_count("k", wanted)
         found = self.index.find(
             query,
             k=wanted,
-            candidates=self.candidates if candidates is None else candidates,
-            carving_threshold=self.carving_threshold if carving_threshold is None else carving_threshold,
+            candidates=first_given(candidates, self.candidates),
+            carving_threshold=first_given(carving_threshold, self.carving_threshold),
         )
-        return [self._scored(document, score) for document, score in found]
-
-    def _scored(self, document: Document, score: float) -> Document:
-        if self.score_key is not None:
-            document.metadata[self.score_key] = score  # of a copy
-        return document
+        return [with_score(document, score, self.score_key) for document, score in found]
 
     def _get_ls_params(self, **kwargs: Any) -> dict[str, Any]:  # the host passes the arguments of invoke
         return {
             **super()._get_ls_params(**kwargs),
             "ls_embedding_provider": type(self.index.encoder).__name__,
-            "ls_k": self.k if kwargs.get("k") is None else kwargs["k"],
-            "ls_candidates": self.candidates if kwargs.get("candidates") is None else kwargs["candidates"],
+            "ls_k": first_given(kwargs.get("k"), self.k),
+            "ls_candidates": first_given(kwargs.get("candidates"), self.candidates),
         }

@@ -48,8 +48,9 @@ def ranked(
         near = cut(state.vectors[short], dim)  # (fetch_k, d)
         order = best_rows(near, query, k)
         rows, vectors = short[order], near[order]
+    cosines = (vectors * query).sum(axis=1)  # row by row: in a product each would depend on how many there are
     # Rounding may carry a cosine a hair out of its range.
-    return rows, np.clip(vectors @ query, -1.0, 1.0), vectors
+    return rows, np.clip(cosines, -1.0, 1.0), vectors
 
 
 def check_count(name: str, value: int) -> None:

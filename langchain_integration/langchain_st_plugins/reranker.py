@@ -7,6 +7,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, Field
 
+from langchain_st_plugins.document_copies import with_score
 from langchain_st_plugins.embedding_calls import run_beside
 from langchain_st_plugins.embeddings import ElasticEmbeddings
 
@@ -56,7 +57,7 @@ class FullDepthReranker(BaseDocumentCompressor):
         vectors = full.encode([document.page_content for document in documents], show_progress=False)  # (n, width)
         cosines = np.clip(vectors @ vector, -1.0, 1.0)
         return [
-            self._scored(documents[i], float(cosines[i]))
+            with_score(documents[i], float(cosines[i]), self.score_key)
             for i in np.argsort(-cosines, kind="stable")[: self.top_n].tolist()
         ]
 
@@ -65,7 +66,3 @@ class FullDepthReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """As :meth:`compress_documents`, on the model's own thread."""
         return await run_beside(self.embeddings, self.compress_documents, documents, query, callbacks)
-
-    def _scored(self, document: Document, score: float) -> Document:
-        added = {} if self.score_key is None else {self.score_key: score}
-        return document.model_copy(update={"metadata": {**document.metadata, **added}})

@@ -18,7 +18,7 @@ from langchain_core.vectorstores import VectorStore
 from pydantic import ConfigDict, Field, StrictFloat, StrictStr
 
 from langchain_st_plugins import other_stores
-from langchain_st_plugins.budgets import Budget
+from langchain_st_plugins.budgets import Budget, first_given
 from langchain_st_plugins.embedding_calls import check_budget, fingerprint_of, made_with, model_name, run_beside
 from langchain_st_plugins.embeddings import ElasticEmbeddings
 from langchain_st_plugins.mismatches import canary_vector, check_other_store, check_same_space
@@ -168,7 +168,10 @@ class ElasticRetriever(BaseRetriever):
             return await super().abatch(inputs, config, **options)
 
     def _encode_all(self, queries: list[str], options: dict[str, Any]) -> dict[Any, Encoded]:
-        return self._search(**{name: options.get(name) for name in Budget._fields}).encode(queries)
+        try:
+            return self._search(**{name: options.get(name) for name in Budget._fields}).encode(queries)
+        except Exception:  # each query meets it again in its own run, where callbacks and return_exceptions see it
+            return {}
 
     def _get_relevant_documents(
         self,
@@ -225,10 +228,10 @@ class ElasticRetriever(BaseRetriever):
             store=self.vectorstore,
             embeddings=self.queries_by,
             budget=self._budget(Budget.checked(layer, dim, exit)),
-            k=_first(k, self.k),
-            fetch_k=_first(fetch_k, self.fetch_k),
-            filter=_first(filter, self.filter),
-            score_threshold=_first(score_threshold, self.score_threshold),
+            k=first_given(k, self.k),
+            fetch_k=first_given(fetch_k, self.fetch_k),
+            filter=first_given(filter, self.filter),
+            score_threshold=first_given(score_threshold, self.score_threshold),
             score_key=self.score_key,
         )
 
@@ -247,7 +250,7 @@ class ElasticRetriever(BaseRetriever):
             "ls_vector_store_provider": type(store).__name__,
             "ls_embedding_provider": type(self.queries_by).__name__,
             "ls_embedding_model": model_name(self.queries_by),
-            "ls_k": _first(kwargs.get("k"), self.k),
+            "ls_k": first_given(kwargs.get("k"), self.k),
             "ls_layer": budget.layer,
             "ls_dim": budget.dim or (store.index.width if isinstance(store, ElasticVectorStore) else None),
             "ls_exit": budget.exit,
@@ -261,7 +264,3 @@ class ElasticRetriever(BaseRetriever):
         else:
             # Its own embeddings the store has checked when it was opened.
             check_same_space(store.index, None if embeddings is store.embeddings else embeddings, dim=budget.dim)
-
-
-def _first(one: Any, other: Any) -> Any:
-    return other if one is None else one

@@ -13,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_st_plugins.budgets import Budget
+from langchain_st_plugins.document_copies import with_score
 from langchain_st_plugins.embedding_calls import query_vectors
 from langchain_st_plugins.other_stores import search_by_vector
 from langchain_st_plugins.texts import is_text
@@ -69,7 +70,7 @@ class Search:
         searching = time.perf_counter()
         found = self._found(encoded.vector)
         searched = time.perf_counter()
-        return [self._scored(document, score) for document, score in found], {
+        return [with_score(document, score, self.score_key) for document, score in found], {
             "k": self.k,
             **self.budget._replace(dim=len(encoded.vector))._asdict(),
             "exit_layer": encoded.layer,
@@ -83,10 +84,7 @@ class Search:
         if len(texts) < 2:
             return {}
         started = time.perf_counter()
-        try:
-            vectors, layers = query_vectors(self.embeddings, texts, self.budget)
-        except Exception:  # each query meets it again in its own run, where callbacks and return_exceptions see it
-            return {}
+        vectors, layers = query_vectors(self.embeddings, texts, self.budget)
         seconds = (time.perf_counter() - started) / len(texts)
         left = [None] * len(texts) if layers is None else layers.tolist()
         return {
@@ -112,11 +110,6 @@ class Search:
                 "other scores. Leave it out, or use ElasticVectorStore, Chroma or Qdrant."
             )
         return [(document, score) for document, score in found if score is not None and score >= self.score_threshold]
-
-    def _scored(self, document: Document, score: float | None) -> Document:
-        if score is None or self.score_key is None:
-            return document
-        return document.model_copy(update={"metadata": {**document.metadata, self.score_key: score}})
 
 
 _ENCODED: ContextVar[Mapping[Any, Encoded] | None] = ContextVar("encoded queries", default=None)

@@ -1,13 +1,50 @@
 """One encoder and what must exist once per encoder: its lock, its thread, its fingerprints."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer, usual_prompt
+from langchain_st_plugins.exit_calls import encode_with_exits, exit_fingerprint, is_sentence_transformer
 from st_plugins.located_errors import encode_located
+from st_plugins.usual_prompts import usual_name
+
+
+class Turns:
+    """The lock and the thread of one encoder.
+
+    Tokenizers can fail with "Already borrowed" when threads share them (transformers#47085). Taking turns costs
+    nothing, because one call uses every core by itself.
+
+    Args:
+        encoder: Kept, so that no other object gets its ``id``; None if it is still to be loaded.
+
+    Example:
+        >>> encoder = object()
+        >>> Turns.of(encoder) is Turns.of(encoder)
+        True
+    """
+
+    # Whoever holds an encoder holds its turns; the last one to go takes the entry along.
+    _known: ClassVar[weakref.WeakValueDictionary[int, Self]] = weakref.WeakValueDictionary()
+    _making = threading.Lock()
+
+    def __init__(self, encoder: Any = None) -> None:
+        self._encoder = encoder
+        self.lock = threading.Lock()
+        # For async callers. On asyncio's default pool a few long calls would keep unrelated work waiting for seconds.
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="elastic-embeddings")
+
+    @classmethod
+    def of(cls, encoder: Any) -> Self:
+        """Those of an encoder that exists, the same for all who ask."""
+        with cls._making:
+            turns = cls._known.get(id(encoder))
+            if turns is None:
+                turns = cls._known[id(encoder)] = cls(encoder)
+            return turns
 
 
 class SharedEncoder:
@@ -18,6 +55,7 @@ class SharedEncoder:
 
     Args:
         load: Returns the encoder; called once, by the first call that needs it.
+        turns: Of the encoder, if it exists already; None makes new ones.
 
     Example:
         >>> shared = SharedEncoder(lambda: st_plugins.load("minilm-elastic"))
@@ -26,15 +64,17 @@ class SharedEncoder:
         (1, 384)
     """
 
-    def __init__(self, load: Callable[[], Any]) -> None:
+    def __init__(self, load: Callable[[], Any], *, turns: Turns | None = None) -> None:
         self._load = load
         self._encoder: Any = None
         self._fingerprints: dict[Any, str] = {}
-        # Tokenizers can fail with "Already borrowed" when threads share them (transformers#47085). Taking turns costs
-        # nothing, because one call uses every core by itself.
-        self._lock = threading.Lock()
-        # For async callers. On asyncio's default pool a few long calls would keep unrelated work waiting for seconds.
-        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="elastic-embeddings")
+        self._turns = Turns() if turns is None else turns
+        self._lock = self._turns.lock
+
+    @property
+    def executor(self) -> Executor:
+        """The one thread on which async calls of the encoder run."""
+        return self._turns.executor
 
     def encode(self, kind: str, texts: list[str], **options: Any) -> tuple[Any, Any]:
         """What ``encode_query`` or ``encode_document`` of the encoder returns.
@@ -83,7 +123,7 @@ class SharedEncoder:
                 )
             import st_plugins  # here, because it imports torch
 
-            name = usual_prompt(encoder, kind)
+            name = usual_name(encoder.prompts, kind)
             steps = st_plugins.exits.encode_progressively(
                 encoder, text, layers, prompt_name=name, allow_untrained=allow_untrained
             )

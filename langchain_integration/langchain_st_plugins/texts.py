@@ -105,3 +105,18 @@ def check_ids(documents: Sequence[Document]) -> None:
                 "Give that document another id, or none."
             )
         seen.add(document.id)
+
+
+def check_id_list(ids: Sequence[str]) -> None:
+    """Do nothing if it is a list of ids.
+
+    Raises:
+        TypeError: If it is one str.
+
+    Example:
+        >>> check_id_list("12")
+        Traceback (most recent call last):
+        TypeError: ids must be a list of str, got '12'. Write ['12'].
+    """
+    if isinstance(ids, str):
+        raise TypeError(f"ids must be a list of str, got {ids!r}. Write [{ids!r}].")

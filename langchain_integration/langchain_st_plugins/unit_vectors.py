@@ -40,10 +40,11 @@ def unit_vectors(vectors: Any, *, dim: int | None = None) -> np.ndarray:
             f"Embeddings must be finite, but the one at position {int(np.argmin(finite))} holds NaN or infinity. "
             "Look at that text; half precision overflows on some models, so try the encoder in float32."
         )
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)  # (n, 1)
+    # In float64: squares of float32 overflow from 1e19 on, and vanish below 1e-22.
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, np.newaxis]  # (n, 1)
     if not norms.all():
         raise InputError(
             f"Embeddings must not be zero, but the one at position {int(np.argmin(norms))} is, at dim={rows.shape[1]}. "
             "Such a text cannot be compared with others: leave it out, or use a larger dim."
         )
-    return rows / norms
+    return np.divide(rows, norms, out=np.empty_like(rows), casting="same_kind")

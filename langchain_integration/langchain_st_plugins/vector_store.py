@@ -139,14 +139,16 @@ class ElasticVectorStore(VectorStore):
             list[str]: Their ids.
 
         Raises:
-            TypeError, ValueError, InputError: If one is no Document, an id comes twice, a text is blank; nothing was
-                embedded then.
+            TypeError, ValueError, InputError: If one is no Document, an id comes twice, a text is blank, or
+                ``batch_size`` is less than 1; nothing was embedded then.
         """
         documents = check_documents(documents, ids)
         texts = [document.page_content for document in documents]
         # What can be refused is refused before the embedding, which may take hours.
         check_ids(documents)
         check_texts(texts)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         size, added = batch_size or max(len(texts), 1), []
         for start in range(0, len(texts), size):
             batch = slice(start, start + size)

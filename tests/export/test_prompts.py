@@ -6,7 +6,7 @@ import pytest
 
 from st_plugins.errors import InputError
 from st_plugins_export.layout import read_manifest
-from st_plugins_export.prompts import DOCUMENT_PROMPTS, resolve_prompt, usual_prompt, with_prompt
+from st_plugins_export.prompts import resolve_prompt, usual_prompt, with_prompt
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_a_model_that_pools_without_prompts_takes_none_of_an_early_export(manife
 
 
 def test_the_first_name_the_model_has_is_usual_unless_the_call_names_one(manifest):
-    assert usual_prompt(manifest, DOCUMENT_PROMPTS, None, None) == "passage"
-    assert usual_prompt(manifest, DOCUMENT_PROMPTS, None, "corpus") == "corpus"
-    assert usual_prompt(manifest, DOCUMENT_PROMPTS, "x", None) is None
-    assert usual_prompt(manifest, ("query",), None, None) is None
+    assert usual_prompt(manifest, "document", None, None) == "passage"
+    assert usual_prompt(manifest, "document", None, "corpus") == "corpus"
+    assert usual_prompt(manifest, "document", "x", None) is None
+    assert usual_prompt(manifest, "query", None, None) is None
 
 
 def test_only_texts_are_texts():

@@ -42,3 +42,22 @@ def test_a_policy_has_the_identity_the_encoder_gives_it(encoder):
 
 def test_only_sentence_transformers_are_taken_for_one(encoder):
     assert not is_sentence_transformer(encoder)
+
+
+def test_an_encoder_with_routes_is_asked_on_the_route_of_the_texts(encoder):
+    class Routed(_Plain):
+        prompts = {"query": "find: "}  # noqa: RUF012
+
+        def for_task(self, task):
+            self.task = task
+            return encoder
+
+        def encode_with_exits(self, texts, **options):
+            raise AssertionError("the default route")
+
+    routed = Routed()
+    found = encode_with_exits(routed, "query", TEXTS, exit="balanced", show_progress_bar=False)[0]
+    assert routed.task == "query"
+    np.testing.assert_array_equal(
+        found, encode_with_exits(encoder, "query", TEXTS, exit="balanced", show_progress_bar=False)[0]
+    )

@@ -302,6 +302,28 @@ def test_bad_graphs_are_refused(index, count, dim, error, message):
         index.keep_graph(count, dim=dim)
 
 
+def test_a_graph_that_is_refused_leaves_the_index_as_it_was(index, vectors):
+    with pytest.raises(SizeError, match="dim of a graph must be from 1 to 24"):
+        index.keep_graph(10, dim=25)
+    index.add([Document("new", id="new")], vectors[:1])
+    assert index.state.graph is None
+
+
+def test_the_first_documents_tell_that_a_graph_is_too_wide(vectors):
+    index = ElasticIndex(fingerprint="toy/1")
+    index.keep_graph(1000, dim=25)
+    with pytest.raises(SizeError, match=r"from 1 to 24, the width of the documents, got 25\. Choose a smaller one"):
+        index.add([Document("new", id="new")], vectors[:1])
+    assert len(index) == 0
+
+
+def test_one_id_is_not_taken_for_a_list_of_letters(index):
+    for method in (index.delete, index.get):
+        with pytest.raises(TypeError, match=r"ids must be a list of str, got '12'\. Write \['12'\]\."):
+            method("12")
+    assert len(index) == 50
+
+
 def no_memory(graph, vectors):
     raise MemoryError
 

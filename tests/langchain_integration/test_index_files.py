@@ -211,6 +211,9 @@ def test_a_folder_without_an_index_is_refused(tmp_path):
         ({"documents": "20"}, r"is damaged at \['documents'\]\. Build"),
         ({"canary": None}, r"is damaged at \['canary'\]"),
         ({"files": {}}, r"is damaged at \['files'\]"),
+        ({"documents": True}, r"is damaged at \['documents'\]"),
+        ({"documents": 0, "width": 10**30}, r"is damaged at \['width'\]"),
+        ({"canary": ["a", None]}, r"is damaged at \['canary'\]"),
         ({"width": 9}, r"must hold float32 vectors \(20, 9\) and as many documents, it holds float32 \(20, 8\)"),
     ],
 )
@@ -218,9 +221,34 @@ def test_a_damaged_manifest_is_refused(folder, entries, message):
     change(folder, **entries)
     with pytest.raises(ManifestError, match=message):
         load_index(folder)
-    (folder / "manifest.json").write_text("[")
-    with pytest.raises(ManifestError, match="is damaged"):
+    for text in ("[", "[" * 100_000):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(ManifestError, match="is damaged"):
+            load_index(folder)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "ends"])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"(20", b"((0"), (b"(20", b"(99"), (b"fortran", b"fort\0an"), (b", ", b"9" * 30)]
+)
+def test_whatever_a_damaged_header_makes_numpy_raise_is_an_error_of_ours(folder, kind, old, new):
+    file = next(folder.glob(f"{kind}-*"))
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+    with pytest.raises(ManifestError, match=r"holds a damaged index \(" + kind):
         load_index(folder)
+
+
+def test_a_save_that_fails_at_the_manifest_leaves_nothing_behind(folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no space left"):
+            save_index(make_index(seed=1), folder, canary=CANARY)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_damaged_and_missing_files_are_refused(folder):

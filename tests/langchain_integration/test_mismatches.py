@@ -40,6 +40,8 @@ def test_a_changed_prompt_or_precision_is_a_warning():
 def test_another_model_is_an_error_or_a_warning():
     with pytest.raises(IndexMismatchError, match=r"differ: canary: .* have a cosine of 0\.390\. Open the index"):
         check_canary(*turned(0.39))
+    with pytest.raises(IndexMismatchError, match=r"have a cosine of nan\. Open the index"):
+        check_canary(np.array([np.nan, 1.0]), np.ones(2))
     with pytest.raises(IndexMismatchError, match=r"differ: width: index=2, embeddings=3\."):
         check_canary(np.ones(2), np.ones(3))
     with pytest.warns(UserWarning, match="cosine of 0.390"):

@@ -131,3 +131,18 @@ def test_encoders_and_searches_that_do_not_fit_are_refused(index, encoder):
         MultiVectorIndex(index.encoder, search=full)
     with pytest.raises(ShapeError, match=r"must be one array of shape \(tokens, 32\) for each text, got \(32,\)"):
         MultiVectorIndex(encoder).add([Document("one vector for a text")])
+
+
+def test_an_encoder_that_loses_a_text_is_found_out(index, monkeypatch):
+    whole = index.encoder.encode_document
+    monkeypatch.setattr(index.encoder, "encode_document", lambda texts, **options: whole(texts, **options)[1:])
+    with pytest.raises(ShapeError, match="must return one array per text, got 1 for 2 texts"):
+        index.add([Document("one"), Document("two")])
+    assert len(index) == 6
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_hold_at_least_one_document(index, size):
+    with pytest.raises(ValueError, match=f"batch_size must be an integer of at least 1, got {size}"):
+        index.add([Document("new")], batch_size=size)
+    assert len(index) == 6

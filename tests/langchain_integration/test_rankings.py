@@ -110,3 +110,12 @@ def test_bad_questions_are_refused(state):
         ranked(state, np.ones(24), 1, None, 0)
     with pytest.raises(TypeError, match="k must be an integer of at least 1, got True"):
         check_count("k", True)
+
+
+def test_a_score_does_not_depend_on_how_many_there_are(state, queries):
+    for query in queries:
+        rows, scores, _ = ranked(state, query, 40)
+        for k in (1, 2, 3, 7):
+            np.testing.assert_array_equal(ranked(state, query, k)[1], scores[:k])
+        alone = [ranked(state, query, 1, {"n": row})[1][0] for row in rows[:5].tolist()]
+        np.testing.assert_array_equal(alone, scores[:5])

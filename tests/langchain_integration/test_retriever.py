@@ -320,7 +320,11 @@ def test_one_bad_query_of_a_batch_fails_alone(retriever, encoder, texts):
     assert [good, other] == [retriever.invoke(texts[0]), retriever.invoke(texts[1])]
     with pytest.raises(UntrainedSizeError, match="got 3"):
         retriever.batch(texts, layer=3)
+    assert all(isinstance(e, UntrainedSizeError) for e in retriever.batch(texts, layer=3, return_exceptions=True))
     assert all(isinstance(e, TypeError) for e in retriever.batch(texts, top_k=3, return_exceptions=True))
+    assert all(isinstance(e, SizeError) for e in retriever.batch(texts, layer=0, return_exceptions=True))
+    with pytest.raises(SizeError, match="layer must be an integer of at least 1 or None, got 0"):
+        retriever.batch(texts, layer=0)
 
 
 def test_a_store_of_others_is_searched_with_queries_on_a_budget(embeddings, texts):

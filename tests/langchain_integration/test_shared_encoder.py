@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from langchain_st_plugins.shared_encoder import SharedEncoder
+from langchain_st_plugins import ElasticEmbeddings
+from langchain_st_plugins.multi_vector_index import MultiVectorIndex
+from langchain_st_plugins.shared_encoder import SharedEncoder, Turns
 from st_plugins.errors import ExitError
 
 
@@ -41,6 +43,27 @@ def test_it_loads_once_and_serves_one_caller_at_a_time():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: shared.encode("query", ["a"]), range(100)))
     assert (len(loads), encoder.most, len(encoder.calls)) == (1, 1, 100)
+
+
+def test_all_who_share_an_encoder_take_turns_and_know_their_own_fingerprint(encoder):
+    one, other = ElasticEmbeddings(encoder=encoder), ElasticEmbeddings(encoder=encoder, dim=8)
+    tokens = MultiVectorIndex(encoder)
+    assert one.executor is other.executor is tokens.executor
+    with ThreadPoolExecutor(8) as pool:  # the encoder fails if a second caller comes in
+        rows = list(pool.map(lambda number: (one, other)[number % 2].embed_query("a text " * 50), range(100)))
+    assert {len(row) for row in rows} == {8, 32}
+    assert one.fingerprint == "toy/1"
+    encoder.fingerprint = "toy/2"
+    assert ElasticEmbeddings(encoder=encoder).fingerprint == "toy/2"
+    assert ElasticEmbeddings(encoder=_Encoder()).executor is not one.executor
+
+
+def test_turns_go_with_the_last_who_holds_them():
+    encoder = _Encoder()
+    turns, again = Turns.of(encoder), Turns.of(encoder)
+    assert turns is again
+    del turns, again
+    assert id(encoder) not in Turns._known
 
 
 def test_kinds_and_options_reach_the_encoder():

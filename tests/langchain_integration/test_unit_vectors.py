@@ -12,6 +12,13 @@ def test_the_cut_comes_first_by_hand():
     assert np.allclose(unit_vectors([[3.0, 4.0, 12.0]]), np.array([[3, 4, 12]]) / 13)
 
 
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e19, 1e38])
+def test_any_length_that_float32_can_hold_becomes_one(size):
+    rows = unit_vectors(np.array([[3.0, 2.0, 6.0]], dtype=np.float32) / 7 * np.float32(size))
+    assert np.allclose(rows, [[3 / 7, 2 / 7, 6 / 7]], atol=1e-4 if size < 1e-37 else 1e-7)
+    assert rows.dtype == np.float32
+
+
 def test_the_input_is_left_as_it_was():
     rows = np.array([[3.0, 4.0]], dtype=np.float32)
     unit_vectors(rows)

@@ -101,6 +101,12 @@ def test_results_may_be_changed_without_changing_the_store(store):
         (lambda s: s.add_documents([Document("a")], ids=["1", "2"]), ValueError, "one entry per document, got 2 for 1"),
         (lambda s: s.add_documents(["a"]), TypeError, r"position 0 is str\. Use from_texts or add_texts"),
         (lambda s: s.add_texts(["a", "b"], ids=["1", "1"]), ValueError, "position 1, '1', came before"),
+        (
+            lambda s: s.add_documents([Document("a")], batch_size=-1),
+            ValueError,
+            "batch_size must be an integer of at least",
+        ),
+        (lambda s: s.delete("12"), TypeError, r"ids must be a list of str, got '12'\. Write \['12'\]"),
         (lambda s: s.delete(), ValueError, r"delete needs the ids of documents, got None\. For an empty"),
         (lambda s: s.similarity_search(QUERY, 0), ValueError, "k must be an integer of at least 1, got 0"),
         (lambda s: s.similarity_search(QUERY, fetch_k=0), ValueError, "fetch_k must be an integer of at least 1"),

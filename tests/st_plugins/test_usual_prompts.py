@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from st_plugins.usual_prompts import prompt_of
+from st_plugins.usual_prompts import prompt_of, usual_name
 
 
 def encoder(prompts, default=None):
@@ -19,3 +19,9 @@ def test_the_default_is_for_all_else():
     assert prompt_of(default, "query") == ""  # it is there, and empty
     assert prompt_of(default, "document") == "o: "
     assert prompt_of(default, None) == "o: "
+
+
+def test_the_first_name_there_is_counts():
+    assert usual_name({"corpus": "c: ", "passage": "p: "}, "document") == "passage"
+    assert usual_name({"corpus": "c: "}, "query") is None
+    assert usual_name({"query": "q: "}, None) is None
