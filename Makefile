@@ -91,7 +91,7 @@ test-types: setup  ## mypy and pyright on what a user writes (installs pyright f
 	cd tests/typing_cases && $(CURDIR)/$(VENV)/bin/mypy --config-file= --strict user_file.py  # not with our settings
 	npx --yes pyright@1.1.407 --pythonpath $(PY) tests/typing_cases/user_file.py
 
-bench: setup  ## print every number the docs quote
+bench: setup  ## the benchmarks of minutes, bench_*.py (the others: benchmarks/README.md)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean:  ## remove what the verbs made

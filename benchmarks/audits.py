@@ -50,7 +50,7 @@ def main() -> None:
 
 def search(new: SentenceTransformer) -> None:
     """Questions by the new model on an index of an old one, SQuAD."""
-    task = small(retrieval_sets(("squad",))["squad"])
+    task = retrieval_sets(("squad",))["squad"].first(QUESTIONS)
     elastic = st_plugins.elastic(new)
     olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
     olds["model2vec"] = SentenceTransformer(str(FOLDER / "_models" / "model2vec-vocab-quantized"), device="cpu")
@@ -104,7 +104,7 @@ def robust(model: SentenceTransformer) -> None:
     """Similarity, search, and search by codes of one bit, with and without a normalizer fitted to other texts."""
     elastic = st_plugins.elastic(model)
     first, second, scores = similarity_sets()["stsb"]
-    task = small(retrieval_sets(("squad",))["squad"])
+    task = retrieval_sets(("squad",))["squad"].first(QUESTIONS)
     sides = [embed_layers(elastic, side) for side in (first, second, task.questions, task.documents)]
     corpus = embed_layers(elastic, spread_texts(TEXTS))
     print("| layer | STSb | normalized | SQuAD | normalized | SQuAD, one bit | normalized |")
@@ -197,10 +197,6 @@ def mapped(modules: list[torch.nn.Module], embeddings: Tensor) -> Tensor:
         for module in modules:
             features = module(features)
     return features["sentence_embedding"]
-
-
-def small(task: Retrieval) -> Retrieval:
-    return Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
 
 
 def score(questions: Tensor, documents: Tensor, task: Retrieval) -> float:

@@ -32,7 +32,7 @@ def main() -> None:
     olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
     if arguments.model:
         olds["trained on"] = st_plugins.bake(st_plugins.load(arguments.model, device="cpu"))
-    sets = {name: small(task) for name, task in retrieval_sets(("squad", "medline")).items()}
+    sets = {name: task.first(QUESTIONS) for name, task in retrieval_sets(("squad", "medline")).items()}
     best = {name: score(*embedded(new, task), task) for name, task in sets.items()}
     print("nDCG@10 in percent, and as a part of what the old model had\n")
     print("| set | old model | fitted to | old | new, unadapted | " + " | ".join(METHODS) + " | new, re-embedded |")
@@ -77,10 +77,6 @@ def fitted(
 def embedded(model: SentenceTransformer, task: Retrieval) -> tuple[np.ndarray, np.ndarray]:
     """Questions and documents."""
     return model.encode_query(task.questions), model.encode_document(task.documents)
-
-
-def small(task: Retrieval) -> Retrieval:
-    return Retrieval(task.questions[:QUESTIONS], task.documents, task.relevant[:QUESTIONS])
 
 
 def score(questions: np.ndarray, documents: np.ndarray, task: Retrieval) -> float:

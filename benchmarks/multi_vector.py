@@ -15,6 +15,7 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from public_sets import require_folder, retrieval_sets
+from size_scores import ndcg_of_rows
 from st_plugins.modules import FixedDimensionalEncoder
 from st_plugins.multi_vector import ExactIndex, MultiVectorSearch, TokenRetrieval
 
@@ -140,14 +141,9 @@ def rows(hits: list[dict]) -> list[int]:
 
 
 def ndcg(found: Hits, relevant: list[set[int]]) -> float:
-    """Mean nDCG@10 in percent with binary relevance."""
-    gains = 1 / np.log2(np.arange(10) + 2.0)
-    scores = [
-        sum(gains[place] for place, row in enumerate(rows(hits)) if row in right) / gains[: len(right)].sum()
-        for hits, right in zip(found, relevant, strict=True)
-        if right
-    ]
-    return 100 * float(np.mean(scores))
+    """Mean nDCG@10 in percent, over the claims that a document answers."""
+    judged = [(rows(hits), right) for hits, right in zip(found, relevant, strict=True) if right]
+    return ndcg_of_rows(*map(list, zip(*judged, strict=True)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import json
 import os
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 from datasets import Dataset
 
@@ -25,6 +26,10 @@ class Retrieval:
     questions: list[str]
     documents: list[str]
     relevant: list[set[int]]
+
+    def first(self, count: int) -> Self:
+        """The first questions, on all documents."""
+        return replace(self, questions=self.questions[:count], relevant=self.relevant[:count])
 
 
 def require_folder() -> None:

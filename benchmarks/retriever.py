@@ -22,6 +22,7 @@ import st_plugins
 from langchain_st_plugins import ElasticEmbeddings, ElasticVectorStore
 from langchain_st_plugins.index import ElasticIndex
 from public_sets import Retrieval, require_folder, retrieval_sets
+from size_scores import ndcg_of_rows
 from timing import median_seconds, peak_mebibytes, print_machine
 
 K = 10
@@ -91,9 +92,7 @@ def print_budgets(embeddings: ElasticEmbeddings, real: Retrieval, vectors: np.nd
     found = {}
     for layer in range(1, depth + 1):
         encoded = embeddings.encode(texts, kind="query", layer=layer, show_progress=False)
-        found[layer] = np.mean(
-            [ndcg(rows(index.search(vector, k=K)), right) for vector, right in zip(encoded, relevant, strict=True)]
-        )
+        found[layer] = ndcg_of_rows([rows(index.search(vector, k=K)) for vector in encoded], relevant) / 100
     runs: dict[str, Callable[[], object]] = {"search": lambda: index.search(vectors[0], k=K)}
     for layer in range(1, depth + 1):
         runs[str(layer)] = lambda layer=layer: index.search(
@@ -236,12 +235,6 @@ def enlarged(vectors: np.ndarray, size: int) -> np.ndarray:
 
 def rows(found: list[tuple[Document, float]]) -> list[int]:
     return [int(document.id) for document, _ in found]
-
-
-def ndcg(found: list[int], right: set[int]) -> float:
-    """nDCG@10 with relevance 0 or 1."""
-    ideal = sum(1 / np.log2(place + 2) for place in range(min(len(right), K)))
-    return sum(1 / np.log2(place + 2) for place, row in enumerate(found) if row in right) / ideal
 
 
 if __name__ == "__main__":

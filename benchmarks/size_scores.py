@@ -43,12 +43,12 @@ def ndcg_at_10(questions: Tensor, documents: Tensor, relevant: list[set[int]], d
 
 
 def ndcg_of_rows(found: list[list[int]], relevant: list[set[int]]) -> float:
-    """Mean nDCG@10 in percent of the ten documents that were found for each question, the best first."""
+    """Mean nDCG@10 in percent of up to ten documents that were found for each question, the best first."""
     gains = 1 / torch.log2(torch.arange(10) + 2.0)
     total = 0.0
     for best, right in zip(found, relevant, strict=True):
         hits = torch.tensor([float(document in right) for document in best])
-        total += float((hits * gains).sum() / gains[: len(right)].sum())
+        total += float((hits * gains[: len(best)]).sum() / gains[: len(right)].sum())
     return 100 * total / len(relevant)
 
 

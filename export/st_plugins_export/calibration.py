@@ -7,6 +7,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_plugins.errors import InputError
+from st_plugins_export.padded_static import with_padded_inputs
 
 # Short and long, questions and statements, several fields and scripts: activations differ more between kinds of text
 # than between texts of a kind.
@@ -73,18 +74,27 @@ def calibration_batches(
 
     Args:
         model: Plain.
-        texts: To tokenize.
+        texts: To tokenize. Batches without any token are left out.
         layers: Give each batch a column ``layer`` too, in which these take turns.
 
     Returns:
         list: By name, each (B, T) int64, ``layer`` (B,).
+
+    Raises:
+        InputError: If no text has a token.
     """
-    ordered = sorted(texts, key=len)
+    model, ordered = with_padded_inputs(model), sorted(texts, key=len)
     batches = []
     for start in range(0, len(ordered), _ROWS):
         features = model.preprocess(ordered[start : start + _ROWS])
         batch = {name: value.numpy() for name, value in features.items() if isinstance(value, Tensor)}
+        if not batch["attention_mask"].any():  # the words of a StaticEmbedding are none of these
+            continue
         if layers is not None:
             batch["layer"] = np.resize(np.asarray(layers, dtype=np.int64), len(batch["input_ids"]))
         batches.append(batch)
+    if not batches:
+        raise InputError(
+            "The tokenizer must know a word of calibration_texts, and knows none. Give some that you embed."
+        )
     return batches

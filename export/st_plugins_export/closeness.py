@@ -9,8 +9,9 @@ from st_plugins.errors import ParityError
 from st_plugins_export.extras import require
 from st_plugins_export.precisions import FULL, Precision
 from st_plugins_export.rounded_graphs import UNROUNDED
+from st_plugins_export.sessions import EXIT_OUTPUT, OUTPUT
 
-_EMBEDDINGS = ("sentence_embedding", UNROUNDED, "exit_layer")
+_EMBEDDINGS = (OUTPUT, UNROUNDED, EXIT_OUTPUT)
 
 
 class Closeness:

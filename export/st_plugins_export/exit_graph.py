@@ -21,13 +21,12 @@ from st_plugins_export.exit_pieces import trace_score, trace_stages, trace_tail
 from st_plugins_export.external_data import GraphWriter
 from st_plugins_export.extras import require
 from st_plugins_export.fragments import Fragment, count_nodes, place
-from st_plugins_export.graph import ASKED_FOR, OPSET, OUTPUTS, WrittenGraph, first_width, traced_features
+from st_plugins_export.graph import ASKED_FOR, OPSET, WrittenGraph, first_width, traced_features
 from st_plugins_export.packed_stages import pack_stage, padded_because
+from st_plugins_export.sessions import EXIT_OUTPUT, LAYER_INPUT, OUTPUTS
 from st_plugins_export.support import includes_prompt
 
-EXIT_OUTPUTS = (*OUTPUTS, "exit_layer")
-# A graph cannot have an input and an output of one name.
-LAYER_INPUT = "layer"
+EXIT_OUTPUTS = (*OUTPUTS, EXIT_OUTPUT)
 _WITHOUT_COLUMNS = {LAYER_INPUT, "means"}
 _MASK = "attention_mask"
 

@@ -18,8 +18,9 @@ from st_plugins.modules import LayerAlignment
 from st_plugins.views import StandIn, normed_layers, recording_view, shallow_copy
 from st_plugins_export.first_output import first_output
 from st_plugins_export.fragments import Fragment, cut, place
-from st_plugins_export.graph import OPSET, OUTPUTS, eager_attention, trace_graph, traced_features
+from st_plugins_export.graph import OPSET, eager_attention, trace_graph, traced_features
 from st_plugins_export.marked_pooling import behind_marks, read_marks
+from st_plugins_export.sessions import OUTPUTS
 from st_plugins_export.support import includes_prompt
 
 _TOKENS = {0: "batch", 1: "sequence"}

@@ -123,6 +123,7 @@ def export_onnx(
     if opset not in OPSETS:
         raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
     bars, to_fit = wanted_precisions(precisions, min_cosine), checked_texts(calibration_texts)
+    sizes, exits = list(sizes or ()), exits if isinstance(exits, str) else list(exits)  # read once, for every route
     if has_routes(model):
         export = partial(
             export_onnx,
@@ -143,7 +144,7 @@ def export_onnx(
     lower = [precision.name for precision in bars[1:]]
     check_exportable(model, external_data=external_data, precisions=lower)
     model = in_float32(model)
-    wanted = wanted_sizes(model, list(sizes or ()))
+    wanted = wanted_sizes(model, sizes)
     leaving = wanted_exits(model, exits, layer_per_text=layer_per_text)
     _check_names(wanted, leaving, bars)
     count = (len(wanted) + len(leaving)) * (len(bars) + 1)

@@ -16,8 +16,7 @@ from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.manifest import LAYOUTS
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.padded_static import with_padded_inputs
-
-_OUTPUTS = ("last_hidden_state", "sentence_embedding")
+from st_plugins_export.sessions import OUTPUTS, TOKENS_OUTPUT
 
 
 def check_layout(layout: str) -> None:
@@ -60,7 +59,7 @@ def check_repeated(opened: OpenedExport, graph: ExportedSize | ExportedExit) -> 
     layers = None
     if isinstance(graph, ExportedExit) and graph.name is None:  # the graph wants to be told
         layers = np.resize(graph.layers, len(texts))
-    tokens, sentences = opened.run(_OUTPUTS, opened.tokenize(texts), graph, layers)  # (B, T, dim), (B, dim)
+    tokens, sentences = opened.run(OUTPUTS, opened.tokenize(texts), graph, layers)  # (B, T, dim), (B, dim)
     if not np.array_equal(tokens, np.broadcast_to(sentences[:, None], tokens.shape)):
         raise ParityError(
             f"The first output of {graph.file} must be its sentence embedding at each token, and is not. Report this "
@@ -83,7 +82,7 @@ def check_tokens(model: Any, opened: OpenedExport, size: ExportedSize, *, tolera
     model = with_padded_inputs(model)
     texts = [probe.text for probe in opened.manifest.probes]
     for text, encoding in zip(texts, opened.tokenize(texts), strict=True):
-        (found,) = opened.run(_OUTPUTS[:1], [encoding], size)  # (1, T, D)
+        (found,) = opened.run([TOKENS_OUTPUT], [encoding], size)  # (1, T, D)
         expected = model[0](model.preprocess([text], prompt=""))["token_embeddings"][0].detach().numpy()  # (T, D)
         difference = float(np.abs(found[0] - expected).max() / max(1.0, np.abs(expected).max()))
         if not difference <= tolerance:

@@ -25,12 +25,12 @@ from st_plugins_export.padded_static import with_padded_inputs
 from st_plugins_export.rounded_graphs import UNROUNDED, hide_unrounded
 from st_plugins_export.rounding import ROUNDINGS, rounding_of
 from st_plugins_export.safe_packing import pack_if_equal
+from st_plugins_export.sessions import OUTPUTS
 from st_plugins_export.support import includes_prompt
 
 # What torch can trace to and these graphs were tried with. The oldest is read by the most servers.
 OPSETS = (17, 18, 19, 20)
 OPSET = OPSETS[0]
-OUTPUTS = ("last_hidden_state", "sentence_embedding")
 # Why a graph computes padding: somebody wanted it to.
 ASKED_FOR = "it was asked for"
 # Of different length, so that the traced batch contains padding and nothing skips the mask.

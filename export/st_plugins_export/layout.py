@@ -22,6 +22,8 @@ from st_plugins_export.manifest import Manifest
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 REPORT_FILE = "report.json"
+# Of a manifest. A real one has some kB for each probe.
+_MOST_BYTES = 64 * 2**20
 
 
 def file_in(name: str, suffix: str) -> str:
@@ -49,7 +51,7 @@ def write_manifest(folder: Path, **entries: Any) -> Manifest:
     Returns:
         Manifest: What was written.
     """
-    files = {name: _sha256_of(folder / name) for name in file_names(folder)}
+    files = {name: sha256_of(folder / name) for name in file_names(folder)}
     return _save(folder, Manifest(files=files, **entries))
 
 
@@ -67,7 +69,7 @@ def add_file(folder: Path, manifest: Manifest, name: str, content: str, **entrie
         Manifest: What was written.
     """
     (folder / name).write_text(content, encoding="utf-8")
-    files = {**manifest.files, name: _sha256_of(folder / name)}
+    files = {**manifest.files, name: sha256_of(folder / name)}
     return _save(folder, replace(manifest, files=files, **entries))
 
 
@@ -122,9 +124,11 @@ def read_entries(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder} must be a folder that export_onnx wrote, and there is no such folder.")
-    content = checked_path(folder, MANIFEST_FILE).read_bytes()
+    path = checked_path(folder, MANIFEST_FILE)
+    if path.stat().st_size > _MOST_BYTES:
+        raise ManifestError(f"{path} may have {_MOST_BYTES >> 20} MiB and has more. Do not open this folder.")
     try:
-        entries = json.loads(content)
+        entries = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{folder / MANIFEST_FILE} is not valid JSON ({error}). Export the model again.") from None
     version = expect(entries, dict, "manifest").pop("format_version", None)
@@ -207,7 +211,11 @@ def checked_path(folder: Path, name: str) -> Path:
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            is_link = path.is_symlink()
+        except OSError as error:  # a name too long for any file
+            raise ManifestError(f"{name!r:.60} names no file ({error.strerror}). Export the model again.") from None
+        if is_link:
             raise UnsafeModelError(f"{path} is a symbolic link. Copy the export as plain files (cp -rL).")
     if not path.is_file():
         raise ManifestError(f"{path} is missing. Copy the folder again, or export the model again.")
@@ -223,6 +231,7 @@ def file_names(folder: Path) -> list[str]:
     )
 
 
-def _sha256_of(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()  # a part at a time

@@ -40,6 +40,8 @@ def column_maxima(
     watched.CopyFrom(model)
     watcher = _Watcher(onnx, next(entry.version for entry in model.opset_import if not entry.domain))
     seen = watcher.watch(watched.graph, frozenset(values))
+    if not seen:  # asked for nothing, a session gives everything
+        return {}
     for output in seen.values():
         watcher.declare(watched.graph, output)
     options = runtime.SessionOptions()
@@ -109,7 +111,6 @@ class _Watcher:
                 nodes.extend(self._maxima(value, seen[value]))
         del graph.node[:]
         graph.node.extend(nodes)
-        return seen
         return seen
 
     def _maxima(self, value: str, output: str) -> list[Any]:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,8 +42,8 @@ class OnnxModule(InputModule):
     an elastic model does: cut vectors are unit vectors again, and dims the model was not trained for are refused. At a
     layer whose full width was not exported, vectors have the widest width that was.
 
-    ``save_pretrained`` copies the export into the folder of the model; :func:`st_plugins.load` opens it once
-    ``st_plugins_export`` has been imported.
+    ``save_pretrained`` copies the export into the folder of the model, and keeps ``precision`` and
+    ``token_embeddings``; :func:`st_plugins.load` opens it once ``st_plugins_export`` has been imported.
 
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote.
@@ -74,6 +73,7 @@ class OnnxModule(InputModule):
     """
 
     save_in_root: bool = False
+    config_file_name: str = "onnx_module_config.json"
     # All hashable: sentence-transformers silently drops prompt masking when an encode argument is not.
     forward_kwargs: ClassVar[set[str]] = {"layer", "exit", "allow_untrained"}
 
@@ -240,8 +240,7 @@ class OnnxModule(InputModule):
             width = self._opened.session(graph).get_outputs()[0].shape[-1]
             found["token_embeddings"] = np.zeros((*mask.shape, width), np.float32)
 
-        def run(batch: _Rows) -> None:
-            rows = batch.places
+        def run(rows: np.ndarray) -> None:  # (b,), of the B
             columns = np.flatnonzero(mask[rows].any(axis=0))
             cut = {name: np.ascontiguousarray(array[rows][:, columns]) for name, array in inputs.items()}
             embeddings, *others = self._opened.run_tokens(names, cut, graph)
@@ -252,7 +251,7 @@ class OnnxModule(InputModule):
             if self._writes_tokens:
                 found["token_embeddings"][np.ix_(rows, columns)] = others[-1]
 
-        batches = map(_Rows, plan_batches((mask > 0).sum(axis=1), self._opened.provider.token_budget, None))
+        batches = plan_batches((mask > 0).sum(axis=1), self._opened.provider.token_budget, None)
         run_batches(batches, run, lambda done: None, workers=self._workers, ahead=len(mask))
         return found
 
@@ -271,11 +270,16 @@ class OnnxModule(InputModule):
         return max(at_layer, key=lambda size: size.dim)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Copy the export. Opening compares each file with the manifest."""
+        """Copy the export, unless it lies there already, and say what of it this is. Opening compares all files."""
         target = Path(output_path)
-        for name in (*self._manifest.files, MANIFEST_FILE):
+        for name in (*self._manifest.files, MANIFEST_FILE) if target.resolve() != self._opened.folder.resolve() else ():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._opened.folder / name, target / name)
+        self.save_config(output_path)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What changes the vectors, or which there are; not where they are computed."""
+        return {name: self._options[name] for name in ("precision", "token_embeddings")}
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "OnnxModule":
@@ -284,16 +288,9 @@ class OnnxModule(InputModule):
             key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs
         }
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **places)
-        return cls(folder, providers=(kwargs.get("model_kwargs") or {}).get("provider"))
+        config = cls.load_config(model_name_or_path, subfolder=subfolder, **places)
+        return cls(folder, providers=(kwargs.get("model_kwargs") or {}).get("provider"), **config)
 
     def __reduce__(self) -> Any:
         """Copies, also those in other processes, open the folder anew."""
-        return partial(type(self), **self._options), (self._opened.folder,)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    places: np.ndarray  # (b,), of the B rows of a call
-
-    def __len__(self) -> int:
-        return len(self.places)
+        return partial(type(self), **self._options), (self._opened.folder,), {"training": self.training}

@@ -54,6 +54,7 @@ def check_parity(
 
     Raises:
         ParityError: If a graph is not close enough, or tokens differ.
+        InputError: If ``texts`` is no list of at least one text.
         ManifestError: If the folder is incomplete or was changed.
 
     Example:

@@ -8,7 +8,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from st_plugins.errors import ParityError
+from st_plugins.errors import InputError, ParityError
 from st_plugins_export.opened import OpenedExport
 from st_plugins_export.tried import Tried
 
@@ -76,8 +76,13 @@ def find_probes(model: SentenceTransformer, opened: OpenedExport, texts: Sequenc
 
     Raises:
         ParityError: If the tokenizer knows none of the probes.
+        InputError: If ``texts`` is no list of at least one text.
     """
     if texts is not None:
+        if isinstance(texts, str) or not len(texts):
+            raise InputError(
+                f"texts must be a list of at least one text, got {texts!r:.60}. Leave it out for the probes."
+            )
         starts = range(0, len(texts), _LARGE_BATCH)
         batches = tuple(ProbeBatch(list(texts[start : start + _LARGE_BATCH])) for start in starts)
         return Probes(batches, (), _tried(opened, batches, {}))

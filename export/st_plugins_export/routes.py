@@ -3,7 +3,6 @@
 This file needs neither torch nor numpy.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self
 
 from st_plugins.errors import InputError, ManifestError
 from st_plugins_export.entries import MANIFEST_FILE, expect, expect_keys
-from st_plugins_export.layout import FORMAT_VERSION, checked_path, read_entries
+from st_plugins_export.layout import FORMAT_VERSION, checked_path, read_entries, sha256_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def write_routes(
     Returns:
         Routes: What was written.
     """
-    hashes = {name: _sha256(folder / name / MANIFEST_FILE) for name in names}
+    hashes = {name: sha256_of(folder / name / MANIFEST_FILE) for name in names}
     routes = Routes(hashes, tasks, default_route, fingerprint)
     text = json.dumps({"format_version": FORMAT_VERSION, **asdict(routes)}, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
@@ -105,13 +104,9 @@ def read_routes(folder: Path) -> Routes | None:
     routes = Routes.from_json(entries)
     for name, digest in routes.routes.items():
         path = checked_path(folder, f"{name}/{MANIFEST_FILE}")
-        if _sha256(path) != digest:
+        if sha256_of(path) != digest:
             raise ManifestError(
                 f"{path} is not the file that was exported (its SHA-256 differs from {folder / MANIFEST_FILE}). "
                 "Copy the folder again, or export the model again."
             )
     return routes
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

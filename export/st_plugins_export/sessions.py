@@ -19,8 +19,9 @@ from st_plugins_export.providers import check_started, wanted_providers
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "sentence_embedding"
 TOKENS_OUTPUT = "last_hidden_state"
+OUTPUTS = (TOKENS_OUTPUT, OUTPUT)  # of every graph, in this order
 EXIT_OUTPUT = "exit_layer"
-LAYER_INPUT = "layer"
+LAYER_INPUT = "layer"  # another name than the output has, as graphs require
 # Sums of int8 products saturate on x86 processors without VNNI unless this is set. Elsewhere it changes nothing.
 EXACT_SUMS = ("session.x64quantprecision", "1")
 # No file can lie below a device.

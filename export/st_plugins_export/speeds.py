@@ -30,7 +30,8 @@ def relative_speeds(opened: OpenedExport, group: Sequence[ExportedSize | Exporte
     """
     if len(group) < 2:
         return [None] * len(group)
-    encodings = opened.tokenize([_TEXT] * _ROWS)
+    text = _TEXT if len(opened.tokenizer.encode(_TEXT)) else opened.manifest.probes[0].text  # which has tokens
+    encodings = opened.tokenize([text] * _ROWS)
     seconds: list[list[float]] = [[] for _ in group]
     begun = time.perf_counter()
     for round_ in range(_MOST_ROUNDS + 1):

@@ -30,6 +30,8 @@ _KINDS = {"vectors": "npy", "ends": "npy", "documents": "jsonl"}
 # With a graph also its nodes, and the row of each.
 _GRAPH_KINDS = {"graph": "usearch", "nodes": "npy"}
 _NAME = re.compile(r"(vectors|ends|documents|graph|nodes)-[0-9a-f]{32}\.(npy|jsonl|usearch)")
+# Of a manifest, which has a few kB.
+_MOST_BYTES = 64 * 2**20
 # More rows, or coordinates, than any machine holds.
 _MOST = 2**40
 # What is written about itself beside the file names.
@@ -136,12 +138,16 @@ def load_index(folder: Path, *, with_graph: bool = False) -> tuple[ElasticIndex,
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if file.is_symlink():
+        raise UnsafeModelError(f"{file} must be a file of this folder, and is a link. Do not open this index.")
+    if not file.is_file():
         raise FileNotFoundError(
             f"{folder} must hold a saved index, but has no {MANIFEST}. Write one: store.save_local(folder)."
-        ) from None
+        )
+    if file.stat().st_size > _MOST_BYTES:
+        raise ManifestError(f"{file} may have {_MOST_BYTES >> 20} MiB and has more. Do not open this index.")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{file} is damaged ({error}). Build the index again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer, models
 
 from st_plugins.errors import InputError
 from st_plugins_export.calibration import CALIBRATION_TEXTS, calibration_batches, checked_texts
@@ -36,3 +39,12 @@ def test_texts_of_ones_own_may_come_from_anywhere():
 def test_what_is_no_list_of_texts_is_refused(texts):
     with pytest.raises(InputError, match="calibration_texts must be a list of at least one text, got .* Give some"):
         checked_texts(texts)
+
+
+def test_batches_without_any_known_word_are_left_out():
+    letters = Tokenizer(models.BPE({"x": 0, "y": 1}, []))
+    model = SentenceTransformer(modules=[StaticEmbedding(letters, embedding_dim=4)])
+    (batch,) = calibration_batches(model, ["no"] * 8 + ["in a yx"])
+    assert (batch["input_ids"].tolist(), batch["attention_mask"].tolist()) == ([[1, 0]], [[1, 1]])
+    with pytest.raises(InputError, match="must know a word of calibration_texts, and knows none. Give some that you"):
+        calibration_batches(model, ["no", "none"])

@@ -106,11 +106,24 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
         OnnxEncoder(tmp_path)
 
 
+def test_a_manifest_of_gigabytes_is_not_read(damaged):
+    with (damaged / MANIFEST_FILE).open("ab") as file:
+        file.truncate(65 * 2**20)  # a sparse file
+    with pytest.raises(ManifestError, match=r"manifest\.json may have 64 MiB and has more\. Do not open"):
+        OnnxEncoder(damaged)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\udcff", "[" * 200_000, "null", '{"format_version": 2}'])
 def test_a_damaged_manifest_is_refused(damaged, text):
     (damaged / MANIFEST_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ManifestError, match=r"is not valid JSON|which is no|must have format version 1, got"):
         OnnxEncoder(damaged)
+
+
+def rename_first(entries, name):
+    """In the manifest, not on disk."""
+    entries["files"][name] = entries["files"][entries["sizes"][0]["file"]]
+    entries["sizes"][0]["file"] = name
 
 
 @pytest.mark.parametrize(
@@ -133,6 +146,8 @@ def test_a_damaged_manifest_is_refused(damaged, text):
         (lambda entries: entries.update(max_seq_length="9"), "has '9' for 'max_seq_length'"),
         (lambda entries: entries["probes"][0].pop("text"), "must have exactly the entries .* for Probe"),
         (lambda entries: entries["sizes"][0].update(dim=10**12), "into 'sentence_embedding' of width 1000000000000"),
+        (lambda entries: entries["sizes"][0].update(file="x" * 5000), "must list xxx"),
+        (lambda entries: rename_first(entries, "x" * 5000), "'xxxx.* names no file .File name too long"),
         (lambda entries: entries.update(inputs=["input_ids"]), r"must turn \('input_ids',\) into"),
     ],
 )

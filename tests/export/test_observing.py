@@ -61,3 +61,10 @@ def test_float_values_are_found_at_every_depth_with_their_rank():
     model = parser.parse_model(BRANCHES.format(opset=17))
     assert float_values(model) == {"x": 2, "doubled": 2, "inner": 2, "a": 2, "b": 2, "y": 2}
     assert model.graph.input[1].type.tensor_type.elem_type == TensorProto.BOOL
+
+
+def test_nothing_to_watch_is_nothing_found():
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }'
+    )
+    assert column_maxima(model, [], [{"x": np.ones((1, 2), np.float32)}]) == {}

@@ -171,6 +171,25 @@ def test_it_is_saved_and_loaded_without_foreign_code(model, texts, tmp_path, mon
         st_plugins.load(tmp_path / "saved")
 
 
+def test_what_it_is_of_an_export_is_saved(build, tmp_path, texts):
+    export_onnx(build(), tmp_path / "out", precisions=["fp16"], layout="tokens", show_progress=False)
+    module = OnnxModule(tmp_path / "out", precision="fp16", token_embeddings=True)
+    half = SentenceTransformer(modules=[module], device="cpu")
+    half.save_pretrained(str(tmp_path / "saved"))
+    loaded = st_plugins.load(tmp_path / "saved")
+    assert st_plugins.fingerprint(loaded) == st_plugins.fingerprint(half)
+    np.testing.assert_array_equal(loaded.encode(texts), half.encode(texts))
+    assert loaded.encode(texts, output_value="token_embeddings")[0].shape[1] == 32
+    (tmp_path / "saved" / "0_OnnxModule" / "onnx_module_config.json").unlink()  # as early releases saved it
+    assert st_plugins.load(tmp_path / "saved")[0].get_config_dict() == {"precision": "fp32", "token_embeddings": False}
+
+
+def test_a_loaded_model_can_be_saved_over_itself(model, texts, tmp_path):
+    model.save_pretrained(str(tmp_path / "saved"))
+    st_plugins.load(tmp_path / "saved").save_pretrained(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(st_plugins.load(tmp_path / "saved").encode(texts), model.encode(texts))
+
+
 def test_a_saved_copy_that_was_changed_is_not_opened(model, tmp_path):
     model.save_pretrained(str(tmp_path / "saved"))
     (tmp_path / "saved" / "0_OnnxModule" / "tokenizer.json").write_text("{}")
@@ -181,6 +200,7 @@ def test_a_saved_copy_that_was_changed_is_not_opened(model, tmp_path):
 def test_a_copy_opens_the_folder_anew(model, texts):
     twin = copy.deepcopy(model)
     assert twin[0]._options == model[0]._options
+    assert not twin[0].training
     np.testing.assert_array_equal(twin.encode(texts), model.encode(texts))
 
 

@@ -64,6 +64,29 @@ def test_a_static_model_gives_the_vectors_of_torch(tmp_path):
     assert check_parity(model, tmp_path / "out", texts).max_difference <= 1e-5
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-blockwise"])
+def test_other_precisions(tmp_path, precision):
+    torch.manual_seed(3)
+    words = Tokenizer(models.WordLevel({f"word{number}": number for number in range(1200)} | {"[UNK]": 1200}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.enable_truncation(16)
+    model = static(Normalize(), tokenizer=words)
+    report = export_onnx(model, tmp_path / "out", precisions=[precision], show_progress=False)
+    assert [size.precision for size in report.sizes] == ["fp32", precision]
+    texts = ["word5 word77", "word1199"]
+    found = OnnxEncoder(tmp_path / "out", precision=precision).encode(texts)
+    assert 0 < np.abs(found - model.encode(texts)).max() < 0.03
+
+
+def test_a_vocabulary_without_our_texts_is_fitted_to_yours(tmp_path):
+    model = static(tokenizer=letters_tokenizer("京東"))
+    options = {"precisions": ["fp16"], "show_progress": False}
+    with pytest.raises(InputError, match="must know a word of calibration_texts"):
+        export_onnx(model, tmp_path / "out", calibration_texts=["London"], **options)
+    report = export_onnx(model, tmp_path / "out", calibration_texts=["東京"], **options)
+    assert report.sizes[1].speed > 0
+
+
 def test_servers_get_padded_tensors_and_no_special_tokens(tmp_path):
     model = static(tokenizer=words_tokenizer())
     export_onnx(model, tmp_path / "out", show_progress=False)

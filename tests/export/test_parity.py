@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import normalizers
 
-from st_plugins.errors import ManifestError, ParityError, UnsupportedModelError
+from st_plugins.errors import InputError, ManifestError, ParityError, UnsupportedModelError
 from st_plugins_export import check_parity
 
 
@@ -15,6 +15,14 @@ def test_an_export_agrees_with_its_model_at_every_size(elastic, exported):
     assert [(size.layer, size.dim) for size in report.sizes] == [(3, 32), (2, 16)]
     assert all(0 < size.max_difference <= 1e-5 for size in report.sizes)
     assert report.folder == exported
+
+
+@pytest.mark.parametrize("texts", [[], "a single text"])
+def test_a_check_of_nothing_is_refused(elastic, exported, texts):
+    with pytest.raises(
+        InputError, match="texts must be a list of at least one text, got .* Leave it out for the probes"
+    ):
+        check_parity(elastic, exported, texts)
 
 
 def test_texts_of_ones_own_can_be_compared(elastic, exported):

@@ -1,7 +1,9 @@
 """A Router is exported route by route, and OnnxEncoder sends texts where the Router sends them."""
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +163,27 @@ def test_the_manifest_says_who_goes_where(routed):
     assert entries["tasks"] == {"query": "query", "document": "document"}
     assert entries["default_route"] == "document"
     assert entries["fingerprint"] == st_plugins.fingerprint(model)
+
+
+@pytest.mark.slow
+def test_every_route_has_its_sizes_and_exits(leaving, texts, tmp_path):
+    """Also where sizes and exits come from iterators, which end; and texts leave where their own route says."""
+    other = copy.deepcopy(leaving)
+    other[0].add_exit_policy(replace(other[0].exit_policy("gate"), threshold=-1.0))  # earlier
+    behind = list(leaving.children())[1:]
+    router = Router({"query": [other[0], *behind], "document": [leaving[0], *behind]}, default_route="document")
+    model = SentenceTransformer(modules=[router], device="cpu").eval()
+    options = {"sizes": iter([(2, 16)]), "exits": iter(["gate"]), "show_progress": False}
+    report = export_onnx(model, tmp_path / "out", **options)
+    assert [(len(report.sizes), len(report.exits))] == [(4, 2)]
+    encoder = OnnxEncoder(tmp_path / "out")
+    vectors, layers = encoder.for_task("query").encode_with_exits(texts, exit="gate")
+    assert layers.tolist() == st_plugins.exits.encode_with_exits(other, texts, exit="gate")[1].tolist()
+    assert_close(encoder.encode_query(texts, exit="gate"), vectors)
+    expected, left = st_plugins.exits.encode_with_exits(leaving, texts, exit="gate")
+    assert (left > layers).any()
+    for same in (encoder, encoder.for_task("document")):
+        vectors, layers = same.encode_with_exits(texts, exit="gate")
+        assert_close(vectors, expected)
+        assert layers.tolist() == left.tolist()
+    assert OnnxEncoder(tmp_path / "out" / "query").for_task("query").exits == ("gate",)

@@ -202,6 +202,9 @@ def change(folder, **entries):
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no manifest\.json\. Write one: store\.save_local"):
         load_index(tmp_path)
+    os.mkfifo(tmp_path / "manifest.json")  # reading it would wait for ever
+    with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
+        load_index(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +228,12 @@ def test_a_damaged_manifest_is_refused(folder, entries, message):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(ManifestError, match="is damaged"):
             load_index(folder)
+
+
+def test_a_manifest_of_gigabytes_is_not_read(folder):
+    os.truncate(folder / "manifest.json", 65 * 2**20)  # a sparse file
+    with pytest.raises(ManifestError, match=r"manifest\.json may have 64 MiB and has more\. Do not open"):
+        load_index(folder)
 
 
 @pytest.mark.parametrize("kind", ["vectors", "ends"])
@@ -274,4 +283,8 @@ def test_no_file_outside_the_folder_is_opened(folder, tmp_path):
     (folder / files["vectors"]).symlink_to(outside)
     change(folder, files=files)
     with pytest.raises(UnsafeModelError, match="must name files of its own folder"):
+        load_index(folder)
+    (folder / "manifest.json").rename(tmp_path / "elsewhere.json")
+    (folder / "manifest.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(UnsafeModelError, match="must be a file of this folder, and is a link"):
         load_index(folder)
