@@ -91,14 +91,7 @@ def adapt_to_index(
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    for name, given in (("texts", texts), ("queries", queries)):
-        if isinstance(given, str) or not all(isinstance(text, str) for text in given):
-            raise InputError(f"{name} must be a sequence of texts, got {type(given).__name__}.")
-    keyed = [("document", text) for text in texts] + [("query", text) for text in queries]
-    # Sorted, so that neither order nor repetition matters.
-    rows = [row for _, row in sorted({key: row for row, key in enumerate(keyed)}.items())]
-    if len(rows) < 2 * FOLDS:
-        raise InputError(f"There must be at least {2 * FOLDS} different texts, got {len(rows)}. Take some thousand.")
+    rows = _different_rows(texts, queries)
     options = {"batch_size": batch_size, "show_progress_bar": show_progress}
     bare = dict(model.named_children())
     name, tail = list(bare.items())[-1]
@@ -107,7 +100,7 @@ def adapt_to_index(
     whole = with_settings_of(model, bare)
     whole.truncate_dim = None
     y = _vectors(old, texts, queries, options)
-    if y.ndim != 2 or len(y) != len(keyed):
+    if y.ndim != 2 or len(y) != len(texts) + len(queries):
         raise ShapeError(
             f"old must give one vector for each of {len(texts)} texts and then of {len(queries)} queries, "
             f"got an array of shape {tuple(y.shape)}."
@@ -122,6 +115,18 @@ def adapt_to_index(
     adapted = with_settings_of(model, placed_last(dict(model.named_children()), added))
     adapted.truncate_dim = None
     return adapted
+
+
+def _different_rows(texts: Sequence[str], queries: Sequence[str]) -> list[int]:
+    """Each different text once, sorted, so that neither order nor repetition matters."""
+    for name, given in (("texts", texts), ("queries", queries)):
+        if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+            raise InputError(f"{name} must be a sequence of texts, got {type(given).__name__}.")
+    keyed = [("document", text) for text in texts] + [("query", text) for text in queries]
+    rows = [row for _, row in sorted({key: row for row, key in enumerate(keyed)}.items())]
+    if len(rows) < 2 * FOLDS:
+        raise InputError(f"There must be at least {2 * FOLDS} different texts, got {len(rows)}. Take some thousand.")
+    return rows
 
 
 def _vectors(encoder: Any, texts: Sequence[str], queries: Sequence[str], options: dict[str, Any]) -> Tensor:

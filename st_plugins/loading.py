@@ -81,7 +81,7 @@ def load(
     modules: OrderedDict[str, Any] = OrderedDict()
     for entry, module_class, inner in zip(entries, classes, of_routes, strict=True):
         with _damage_refused(f"The module {entry['name']!r} ({module_class.__name__})"):
-            modules[entry["name"]] = module_class.load(
+            module: Any = module_class.load(
                 str(folder),
                 subfolder=entry["path"],
                 local_files_only=True,
@@ -92,16 +92,22 @@ def load(
                 backend="torch",
                 **inner,
             )
-            if isinstance(modules[entry["name"]], Pooling) and not modules[entry["name"]].pooling_mode:
-                raise ValueError("it has no pooling_mode.")
-            if isinstance(modules[entry["name"]], Transformer):
-                _check_usual_tokens(modules[entry["name"]])
+            _check_loaded(module)
+        modules[entry["name"]] = module
     with _damage_refused("The model"):
         model = SentenceTransformer(modules=modules, device=device, **settings)
         if not isinstance(model.max_seq_length, int | float | None):
             raise TypeError(f"max_seq_length must be a number, got {model.max_seq_length!r}.")
     model.module_kwargs = OrderedDict((entry["name"], entry.get("kwargs", [])) for entry in entries)
     return model.eval()
+
+
+def _check_loaded(module: Any) -> None:
+    """Refuse what the host loads without a word and cannot use."""
+    if isinstance(module, Pooling) and not module.pooling_mode:
+        raise ValueError("it has no pooling_mode.")
+    if isinstance(module, Transformer):
+        _check_usual_tokens(module)
 
 
 def _check_usual_tokens(transformer: Transformer) -> None:

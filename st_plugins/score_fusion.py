@@ -1,5 +1,6 @@
 """One ranking from two: scores of dense and of sparse vectors, brought to one scale and added. Searches nothing."""
 
+import math
 from collections.abc import Mapping
 
 from st_plugins.errors import InputError
@@ -25,7 +26,7 @@ def fuse_scores(dense: Mapping[str, float], sparse: Mapping[str, float], *, alph
         dict: Fused score by document, in [0, 1], best first.
 
     Raises:
-        InputError: If alpha is outside.
+        InputError: If alpha is outside, or a score is NaN or infinite.
 
     References:
         Zhuang et al., *PromptReps*, https://arxiv.org/abs/2404.18424. In its public code a list of one hit counts as 0,
@@ -49,6 +50,9 @@ def fuse_scores(dense: Mapping[str, float], sparse: Mapping[str, float], *, alph
 def _normalized(scores: Mapping[str, float]) -> dict[str, float]:
     if not scores:
         return {}
+    unknown = [document for document, score in scores.items() if not math.isfinite(score)]
+    if unknown:
+        raise InputError(f"Scores must be finite numbers, got {scores[unknown[0]]!r} for {unknown[0]!r}. Leave it out.")
     least, greatest = min(scores.values()), max(scores.values())
     if least == greatest:
         return dict.fromkeys(scores, 1.0)

@@ -26,6 +26,8 @@ TEXTS = [
     "the red dog was under the blue tree and the cat was in it",
     "slow is fast",
 ]
+# A hundred different ones, for what is fitted to texts.
+MANY_TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,21 +113,15 @@ def calibrate_exits(
             f"The risk must be shown to be at most {alpha} at full depth, but there {risk_name} has a mean of "
             f"{float(losses[-1].mean()):.4f} over {len(texts)} texts. Choose a larger alpha, or take more texts."
         )
-    exits = traced.exits(scores, threshold)
-    chosen = losses.gather(0, exits[None])[0]
-    rates = [float((exits == index).double().mean()) for index in range(len(layers))]
     certificate = Certificate(
         risk=risk_name,
         alpha=float(alpha),
         delta=float(delta),
         n=len(texts),
         bound=bound,
-        p_value=p_value(_in_drawn_order(chosen), alpha),
-        mean_loss=float(chosen.mean()),
-        expected_layers=sum(rate * layer for rate, layer in zip(rates, layers, strict=True)),
-        exit_rates=tuple(rates),
         data=hashlib.sha256(json.dumps(sorted(texts)).encode()).hexdigest(),
         fingerprint=fingerprint(model, layer=layers[0]),  # the maps of layers are no part of the full depth's
+        **_found(traced, traced.exits(scores, threshold), losses, lambda chosen: p_value(chosen, alpha)),
     )
     policy = ExitPolicy(name, criterion, threshold, layers, weights_digest(first.model), certificate)
     first.add_exit_policy(policy)
@@ -161,6 +156,18 @@ def _p_values(traced: Trace, scores: Tensor, losses: Tensor, alpha: float, p_val
             value = p_value(_in_drawn_order(losses.gather(0, exits[None])[0]), alpha)
         before = exits
         yield value
+
+
+def _found(traced: Trace, exits: Tensor, losses: Tensor, p_value: Callable[[np.ndarray], float]) -> dict[str, Any]:
+    """What a certificate says about the texts where they leave at these exits, (N,)."""
+    chosen = losses.gather(0, exits[None])[0]
+    rates = [float((exits == index).double().mean()) for index in range(len(traced.layers))]
+    return {
+        "p_value": p_value(_in_drawn_order(chosen)),
+        "mean_loss": float(chosen.mean()),
+        "expected_layers": sum(rate * layer for rate, layer in zip(rates, traced.layers, strict=True)),
+        "exit_rates": tuple(rates),
+    }
 
 
 def _in_drawn_order(losses: Tensor) -> np.ndarray:

@@ -74,17 +74,9 @@ def mine_modality_negatives(
     owned: dict[str, set[int]] = {}
     for anchor, positive in zip(anchors, positives, strict=True):
         owned.setdefault(anchor, set()).add(places[positive])
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "convert_to_tensor": True,
-        "normalize_embeddings": True,
-        "show_progress_bar": show_progress,
-    }
-    queries: Tensor = model.encode_query(list(owned), **options)
-    documents: Tensor = model.encode_document(list(corpus), **options)
     # One more for each positive that is left out of the ranks.
-    found = semantic_search(queries, documents, top_k=range_max + max(map(len, owned.values()), default=0))
-    ranked = {anchor: [hit["corpus_id"] for hit in hits] for anchor, hits in zip(owned, found, strict=True)}
+    most = range_max + max(map(len, owned.values()), default=0)
+    ranked = _ranked(model, list(owned), corpus, most, batch_size=batch_size, show_progress_bar=show_progress)
     rows = []
     for anchor, positive in zip(anchors, positives, strict=True):
         wrong, right = kinds_of_negatives(
@@ -132,6 +124,20 @@ def kinds_of_negatives(
     wanted = modalities[positive]
     wrong = [item for item in others if modalities[item] != wanted and item in above]
     return wrong, [item for item in others[range_min:] if modalities[item] == wanted]
+
+
+def _ranked(
+    model: SentenceTransformer, anchors: list[str], corpus: Sequence[str], most: int, **options: Any
+) -> dict[str, list[int]]:
+    """For each anchor the items of the corpus that are nearest to it, nearest first."""
+    queries: Tensor
+    documents: Tensor
+    queries, documents = (
+        encode(texts, convert_to_tensor=True, normalize_embeddings=True, **options)
+        for encode, texts in ((model.encode_query, anchors), (model.encode_document, list(corpus)))
+    )
+    found = semantic_search(queries, documents, top_k=most)
+    return {anchor: [hit["corpus_id"] for hit in hits] for anchor, hits in zip(anchors, found, strict=True)}
 
 
 def _check(

@@ -6,13 +6,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import st_plugins
-from conftest import WORDS
+from conftest import MANY_TEXTS as TEXTS
 from st_plugins.alignment import _check_unit, align_layers
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.linear_maps import RIDGES
 from st_plugins.modules import LayerAlignment, Truncation
-
-TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
 
 
 def solved(x, y, ridge):

@@ -5,13 +5,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 import st_plugins
+from conftest import MANY_TEXTS as TEXTS
 from conftest import WORDS
 from st_plugins.errors import InputError, NonFiniteError, ShapeError
 from st_plugins.index_upgrade import METHODS, _fitted, adapt_to_index
 from st_plugins.linear_maps import RIDGES, Moments
 from st_plugins.modules import Truncation
-
-TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
 
 
 def turned(width=16, seed=0):

@@ -52,3 +52,9 @@ def test_the_only_hit_of_a_list_counts():
 def test_weights_that_are_none_are_refused(alpha):
     with pytest.raises(InputError, match="alpha must be from 0 .sparse alone. to 1 .dense alone., got"):
         st_plugins.fuse_scores(DENSE, SPARSE, alpha=alpha)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_no_numbers_are_refused(score):
+    with pytest.raises(InputError, match="Scores must be finite numbers, got .* for 'b'. Leave it out"):
+        st_plugins.fuse_scores({"a": 1.0, "b": score}, SPARSE)
