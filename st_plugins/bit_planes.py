@@ -54,7 +54,7 @@ class BitPlanes:
     def __post_init__(self) -> None:
         planes, width = self.planes, -(-self.code_dimension // 8)
         is_right = planes.dtype == np.uint8 and planes.ndim == 3 and planes.shape[2] == width
-        if not is_right or not 1 <= planes.shape[1] <= MOST_BITS:
+        if not is_right or self.code_dimension < 1 or not 1 <= planes.shape[1] <= MOST_BITS:
             raise ShapeError(
                 f"Planes of {self.code_dimension} coordinates must be uint8 of shape (N, 1 to {MOST_BITS}, {width}), "
                 f"got {planes.dtype} of shape {planes.shape}. Make them with BitPlanes.of(vectors, bits=...)."

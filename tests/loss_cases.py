@@ -1,4 +1,8 @@
-"""A small batch of pairs, and the gradients a loss gives on it."""
+"""A small batch of pairs, the gradients a loss gives on it, and models with other weights."""
+
+import copy
+
+import torch
 
 ANCHORS = ["the cat sat", "a dog ran fast", "the red tree", "it is slow", "blue mat", "a cat and a dog"]
 POSITIVES = ["a cat sat on the mat", "the dog", "tree", "it was slow and it was blue", "the mat is blue", "cat dog"]
@@ -21,3 +25,13 @@ def gradients(loss, features, labels=None):
     value = loss(features, labels)
     value.backward()
     return value.item(), {n: p.grad.clone() for n, p in loss.model.named_parameters() if p.grad is not None}
+
+
+def tuned(base, seed, size=0.1):
+    """A copy with other weights, in place of a training."""
+    model = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return model

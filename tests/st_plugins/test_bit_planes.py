@@ -100,6 +100,8 @@ def test_bits_that_cannot_be_are_refused(bits):
 def test_planes_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match=r"must be uint8 of shape \(N, 1 to 8, 2\), got uint8 of shape \(1, 2, 1\)"):
         BitPlanes(np.zeros((1, 2, 1), dtype=np.uint8), 9)
+    with pytest.raises(ShapeError, match="Planes of 0 coordinates must be uint8"):
+        BitPlanes(np.zeros((1, 2, 0), dtype=np.uint8), 0)
     with pytest.raises(ShapeError, match="must be uint8 .* got int64"):
         BitPlanes(np.zeros((1, 2, 2), dtype=np.int64), 9)
     with pytest.raises(ShapeError, match="of 9 coordinates the last 7 bits must be zero, and some are set"):

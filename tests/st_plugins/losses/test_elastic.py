@@ -6,7 +6,7 @@ import torch
 from sentence_transformers.sentence_transformer import losses as host
 
 import reference
-from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients
+from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients, tuned
 from st_plugins.errors import LossError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.losses import ElasticLoss
 from trainers import quiet_trainer
@@ -29,11 +29,7 @@ def test_the_value_is_that_of_the_formula(model, distillation, cross):
 @pytest.fixture
 def teacher(plain):
     """As deep and wide as the model, with other weights."""
-    other = copy.deepcopy(plain)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return other
+    return tuned(plain, seed=1)
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 4])

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pytest
@@ -9,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import reference
-from loss_cases import ANCHORS, POSITIVES, batch, gradients
+from loss_cases import ANCHORS, POSITIVES, batch, gradients, tuned
 from st_plugins.errors import LossError
 from st_plugins.losses import ElasticLoss
 from st_plugins.losses.guided_negatives import GuidedNegativesLoss
@@ -20,11 +19,7 @@ NEAR = ["a dog sat", "the cat", "a red mat", "it is fast", "blue tree", "a cat"]
 @pytest.fixture
 def guide(plain):
     """As the model, with other weights."""
-    other = copy.deepcopy(plain)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return other
+    return tuned(plain, seed=1)
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 import reference
-import st_plugins
+from saving_cases import check_saved_and_loaded
 from st_plugins.errors import NonFiniteError, ShapeError, SizeError
 from st_plugins.modules import RelativeRepresentation
 
@@ -89,12 +88,7 @@ def test_saved_and_loaded(plain, texts, tmp_path, center):
     relative = RelativeRepresentation.from_anchors(plain.encode(texts, convert_to_tensor=True), center=center)
     model = SentenceTransformer(modules=[*plain.children(), relative], device="cpu").eval()
     assert model.get_embedding_dimension() == len(texts)
-    vectors = model.encode(texts)
-    assert np.allclose(model.encode(texts[2]), vectors[2], atol=1e-6)
-    model.save_pretrained(str(tmp_path / "model"))
-    again = st_plugins.load(tmp_path / "model", device="cpu")
-    assert np.array_equal(again.encode(texts), vectors)
-    assert st_plugins.fingerprint(again) == st_plugins.fingerprint(model)
+    check_saved_and_loaded(model, texts, tmp_path / "model")
 
 
 def test_by_hand_its_anchors_are_the_same_every_time():

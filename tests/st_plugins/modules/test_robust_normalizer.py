@@ -1,12 +1,11 @@
 from statistics import NormalDist
 
-import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 import reference
-import st_plugins
+from saving_cases import check_saved_and_loaded
 from st_plugins.errors import NonFiniteError, ShapeError, SizeError
 from st_plugins.modules import RobustNormalizer
 
@@ -90,12 +89,7 @@ def test_saved_and_loaded(plain, texts, tmp_path, clip_quantile):
     normalizer = RobustNormalizer.fitted(plain.encode(texts, convert_to_tensor=True), clip_quantile=clip_quantile)
     model = SentenceTransformer(modules=[*plain.children(), normalizer], device="cpu").eval()
     assert model.get_embedding_dimension() == 16
-    vectors = model.encode(texts)
-    assert np.allclose(model.encode(texts[2]), vectors[2], atol=1e-5)
-    model.save_pretrained(str(tmp_path / "model"))
-    again = st_plugins.load(tmp_path / "model", device="cpu")
-    assert np.array_equal(again.encode(texts), vectors)
-    assert st_plugins.fingerprint(again) == st_plugins.fingerprint(model)
+    check_saved_and_loaded(model, texts, tmp_path / "model")
 
 
 def test_what_cannot_be_is_refused():

@@ -1,10 +1,12 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers.sentence_transformer import losses as host
 
+import loss_cases
 from loss_cases import ANCHORS, POSITIVES
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses import ElasticLoss
@@ -16,13 +18,7 @@ PAIRS = Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES})
 RATED = PAIRS.add_column("score", [1.0, 0.8, 0.5, 0.9, 0.7, 0.2])
 
 
-def tuned(base, seed, size=0.05):
-    model = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return model
+tuned = partial(loss_cases.tuned, size=0.05)
 
 
 def trained(base, loss_class, columns, labels=None, steps=40):

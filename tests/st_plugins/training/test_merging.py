@@ -8,21 +8,12 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from torch import nn
 
 import reference
+from loss_cases import tuned
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.training import merge_models
 from st_plugins.training.merging import TaskVectors, merge_shares
 
 METHODS = pytest.mark.parametrize("method", ["slerp", "arithmetic"])
-
-
-def tuned(base, seed, size=0.1):
-    """A copy with other weights, in place of a training."""
-    model = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return model
 
 
 def flat(model):
