@@ -12,6 +12,7 @@ import numpy as np
 from st_plugins.backends import open_encoder
 from st_plugins.bulk.settings import JobSettings
 from st_plugins.bulk.token_lengths import token_lengths
+from st_plugins.errors import BulkError
 
 _PROBE = "A text"
 
@@ -49,7 +50,7 @@ class BulkEmbedder:
         text: The column with texts, for calls.
 
     Raises:
-        StPluginsError: If the model cannot do what is asked: it is tried on one text.
+        StPluginsError: If the model cannot do what is asked, which is tried on one text, or is not so wide.
 
     Example:
         >>> embedder = BulkEmbedder(JobSettings("minilm-elastic"))
@@ -70,6 +71,10 @@ class BulkEmbedder:
         )
         self._batches_itself = hasattr(self._encoder, "exit_fingerprints")  # an OnnxEncoder does, on all cores
         self.dim = self._encode([_PROBE]).shape[1]
+        if settings.truncate_dim not in (None, self.dim):
+            raise BulkError(
+                f"truncate_dim must be at most {self.dim}, as wide as the vectors, got {settings.truncate_dim}."
+            )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -47,7 +47,7 @@ def embed_files(
     Args:
         source: Parquet, JSONL, CSV, TSV or text files: one, a folder of them, or a pattern. A text file has a text per
             line. Local or mounted; compressed text is not read.
-        output: Empty, new, or the folder of the same job.
+        output: Empty, new, or the folder of the same job; not inside the input, of which it would be part.
         settings: The model and how it embeds.
         text: The column with texts.
         id: The column with ids; None for ``<file>:<row>``.
@@ -75,6 +75,7 @@ def embed_files(
         raise BulkError(f'engine must be "auto", "local" or "ray", got {engine!r}.')
     shards = plan_shards(source, shard_rows=shard_rows)
     columns, output = Columns(text, id), Path(output)
+    _check_apart(Path(source), output, shards)
     embedder = BulkEmbedder(settings)  # here as well, so that a wrong setting is an error before anything starts
     fingerprint, dim = embedder.fingerprint, embedder.dim
     with locked(output):
@@ -98,6 +99,13 @@ def embed_files(
         report = BulkReport(output, fingerprint, dim, parts, len(shards) - len(waiting))
         write_manifest(report)
     return report
+
+
+def _check_apart(source: Path, output: Path, shards: list[Shard]) -> None:
+    """What a job wrote must not be read when the same job is called again."""
+    target = output.resolve()
+    if target.is_relative_to(source.resolve()) or any(shard.file.resolve().is_relative_to(target) for shard in shards):
+        raise BulkError(f"The output must lie apart from the input, got {output} for {source}. Name another folder.")
 
 
 def _check_part(part: PartSummary, fingerprint: str) -> None:

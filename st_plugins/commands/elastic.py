@@ -56,7 +56,7 @@ def elastic_command(
 
     check_new_folder(output)
     corpus = None if texts is None else read_texts(texts, text)
-    table = None if pairs is None else _pairs(read_table(pairs), pairs)
+    table = None if pairs is None else _pairs(read_table(pairs, texts=None), pairs)
     loaded = st_plugins.load(model, device=device)
     found = loaded if isinstance(loaded[0], ElasticTransformer) else st_plugins.elastic(loaded)
     if corpus is not None:

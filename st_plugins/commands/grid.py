@@ -73,8 +73,9 @@ def similarity_evaluator(file: str) -> Any:
 
     from st_plugins.commands.text_files import numbers, read_table
 
-    table = read_table(file, ["sentence1", "sentence2", "score"])
-    first, second = (list(map(str, table[name].to_pylist())) for name in ("sentence1", "sentence2"))
+    sentences = ("sentence1", "sentence2")
+    table = read_table(file, [*sentences, "score"], texts=sentences)
+    first, second = (list(map(str, table[name].to_pylist())) for name in sentences)
     return EmbeddingSimilarityEvaluator(
         first, second, numbers(table, "score", file), main_similarity="cosine", write_csv=False
     )

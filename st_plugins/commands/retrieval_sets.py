@@ -31,7 +31,8 @@ def retrieval_evaluator(folder: str) -> Any:
     if judged is None:
         raise InputError(f"{folder} must hold one of {', '.join(_JUDGEMENTS)}, with corpus.jsonl and queries.jsonl.")
     relevant: dict[str, set[str]] = {}
-    table = read_table(str(judged), ["query-id", "corpus-id", "score"])
+    ids = ("query-id", "corpus-id")
+    table = read_table(str(judged), [*ids, "score"], texts=ids)
     for row, score in zip(table.to_pylist(), numbers(table, "score", str(judged)), strict=True):
         if score > 0:
             relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))

@@ -1,13 +1,14 @@
 """Texts and tables from the files that are named on a command line, whole: for hundreds or thousands of rows."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from st_plugins.bulk.parquet import arrow, parquet
 from st_plugins.bulk.rows import Rows, read_rows
-from st_plugins.bulk.shards import plan_shards
+from st_plugins.bulk.shards import csv_lines, plan_shards
 from st_plugins.errors import InputError
 
 _ROWS = 100_000
@@ -90,12 +91,14 @@ def numbers(table: Any, column: str, file: str) -> list[float]:
     return found
 
 
-def read_table(file: str, columns: Sequence[str] = ()) -> Any:
+def read_table(file: str, columns: Sequence[str] = (), *, texts: Sequence[str] | None = ()) -> Any:
     """A Parquet, JSONL, CSV or TSV file as a ``pyarrow.Table``.
 
     Args:
         file: One file.
         columns: Those it must have.
+        texts: Columns of texts; in CSV and TSV files their cells stay as they are written, where 007 would else be a
+            number. None for all.
 
     Raises:
         InputError: If it cannot be read, has no rows, or lacks a column.
@@ -106,12 +109,18 @@ def read_table(file: str, columns: Sequence[str] = ()) -> Any:
     """
     pyarrow = arrow()
     csv, json = import_module("pyarrow.csv"), import_module("pyarrow.json")
+
+    def read_csv(path: str, delimiter: str = ",") -> Any:
+        names = next(csv_lines(Path(path)), []) if texts is None else texts
+        options = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
+        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=options)
+
     readers = {
         ".parquet": parquet().read_table,
         ".jsonl": json.read_json,
         ".ndjson": json.read_json,
-        ".csv": csv.read_csv,
-        ".tsv": lambda path: csv.read_csv(path, parse_options=csv.ParseOptions(delimiter="\t")),
+        ".csv": read_csv,
+        ".tsv": partial(read_csv, delimiter="\t"),
     }
     suffix = Path(file).suffix.lower()
     if suffix not in readers:

@@ -3,7 +3,7 @@ import pytest
 
 import st_plugins
 from st_plugins.bulk import BulkEmbedder, JobSettings
-from st_plugins.errors import ExitError, SizeError
+from st_plugins.errors import BulkError, ExitError, SizeError
 from st_plugins.exits import ExitPolicy, Saturation
 from st_plugins_export import export_onnx
 
@@ -137,3 +137,9 @@ def test_the_fingerprint_is_computed_once(embedder, monkeypatch):
     before = embedder.fingerprint
     monkeypatch.setattr(embedder, "_encoder", None)  # it hashes every weight: not for each shard again
     assert embedder.fingerprint == before
+
+
+def test_a_model_that_is_not_so_wide_is_refused(model, tmp_path):
+    model.save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(BulkError, match="truncate_dim must be at most 16, as wide as the vectors, got 99"):
+        BulkEmbedder(JobSettings(str(tmp_path / "model"), device="cpu", truncate_dim=99))

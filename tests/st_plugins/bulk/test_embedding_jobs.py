@@ -149,3 +149,13 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(settings, tmp_path):
     ids = [id for part in report.parts for id in pq.read_table(tmp_path / "out" / part.part)["id"].to_pylist()]
     assert ids == [f"texts.txt:{n}" for n in range(40_000)]
     assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+def test_a_job_does_not_read_what_it_wrote(source, settings, tmp_path):
+    for place in (source / "out", source):
+        with pytest.raises(BulkError, match="output must lie apart from the input, got .* Name another folder"):
+            embed_files(source, place, settings, show_progress=False)
+    pattern = str(tmp_path / "**" / "*.jsonl")
+    with pytest.raises(BulkError, match="output must lie apart from the input"):
+        embed_files(pattern, tmp_path, settings, show_progress=False)
+    assert not (source / "out").exists()

@@ -44,3 +44,12 @@ def test_a_judgement_that_is_no_number_is_named(tmp_path):
     write(tmp_path / "cats", "q1\td1\tyes\n")
     with pytest.raises(InputError, match="score must be a number in every row of .*test.tsv, got 'yes' in row 0"):
         retrieval_evaluator(str(tmp_path / "cats"))
+
+
+def test_ids_that_look_like_numbers_stay_as_they_are(tmp_path):
+    write(tmp_path / "cats", "007\t0.10\t1\n")
+    (tmp_path / "cats" / "queries.jsonl").write_text('{"_id": "007", "text": "cat"}\n')
+    (tmp_path / "cats" / "corpus.jsonl").write_text('{"_id": "0.10", "text": "the cat sat"}\n')
+    evaluator = retrieval_evaluator(str(tmp_path / "cats"))
+    assert (evaluator.queries_ids, evaluator.corpus_ids) == (["007"], ["0.10"])
+    assert evaluator.relevant_docs == {"007": {"0.10"}}

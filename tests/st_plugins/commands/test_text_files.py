@@ -57,3 +57,12 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, cell):
     with pytest.raises(InputError, match=r"score must be a number in every row of sts.csv, got .* in row 2. Mend"):
         numbers(table, "score", "sts.csv")
     assert numbers(table.slice(0, 2), "score", "sts.csv") == [1, 2.5]
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t")])
+def test_texts_that_look_like_numbers_stay_as_they_are(tmp_path, suffix, mark):
+    (tmp_path / f"t.{suffix}").write_text(f"id{mark}text{mark}score\n007{mark}1e3{mark}1\n")
+    file = str(tmp_path / f"t.{suffix}")
+    assert read_table(file).to_pylist() == [{"id": 7, "text": 1000.0, "score": 1}]
+    assert read_table(file, texts=["id", "no such column"]).to_pylist() == [{"id": "007", "text": 1000.0, "score": 1}]
+    assert read_table(file, texts=None).to_pylist() == [{"id": "007", "text": "1e3", "score": "1"}]
