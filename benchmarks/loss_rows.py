@@ -104,6 +104,33 @@ def repeated(generator: random.Random, steps: int) -> Rows:
     return found
 
 
+def noisy_captions(generator: random.Random, steps: int) -> Rows:
+    """Triplets of captions; a third of the positives is of another picture, a third of the negatives of the same."""
+    pictures = generator.sample(pictures_to_train(3), steps * BATCH)
+    found: Rows = {"anchor": [], "positive": [], "negative": [], "is_clean": []}
+    for group in pictures:
+        anchor, right, other = generator.sample(group, 3)
+        wrong = [generator.choice(generator.choice(pictures)) for _ in range(2)]
+        is_positive, is_negative = generator.random() < 2 / 3, generator.random() < 2 / 3
+        found["anchor"].append(anchor)
+        found["positive"].append(right if is_positive else wrong[0])
+        found["negative"].append(wrong[1] if is_negative else other)
+        found["is_clean"].append(is_positive and is_negative)
+    return found
+
+
+def answered_questions(generator: random.Random, steps: int) -> Rows:
+    """Questions of SQuAD with the sentences that answer them."""
+    pairs = training_pairs(0)["squad"]
+    return pairs.select(generator.sample(range(len(pairs)), steps * BATCH)).to_dict()
+
+
+def these_again(rows: Rows, chosen: list[int]) -> Rows:
+    """Chosen rows from the start again, until they are as many as there were."""
+    order = [chosen[i % len(chosen)] for i in range(len(rows["anchor"]))]
+    return {column: [values[i] for i in order] for column, values in rows.items()}
+
+
 def with_itself(rows: Rows) -> Rows:
     """Each anchor as its own positive: what differs is dropout."""
     return rows | {"positive": rows["anchor"]}

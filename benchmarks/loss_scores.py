@@ -45,6 +45,17 @@ def retrieval(model: SentenceTransformer, task: Retrieval) -> float:
     return ndcg_at_10(questions, documents, task.relevant, documents.shape[1])
 
 
+def length_tie(model: SentenceTransformer, groups: list[list[str]]) -> float:
+    """Spearman of likeness in length with cosine, of texts of different groups: how far length counts as meaning."""
+    texts = [group[0] for group in groups]
+    vectors = embed(model, texts)
+    lengths = torch.tensor([float(len(ids)) for ids in model.tokenizer(texts)["input_ids"]])
+    first, second = torch.triu_indices(len(texts), len(texts), offset=1)
+    return spearman(
+        vectors[first], vectors[second], (-(lengths[first] - lengths[second]).abs()).tolist(), vectors.shape[1]
+    )
+
+
 class ClassScores:
     """Texts go to the class whose mean of training texts is nearest, also to the means of the model scored before."""
 

@@ -1,5 +1,8 @@
 """Each loss for one size of a model where it should help, against sentence-transformers' ranking loss and its nearest.
 
+What chooses or changes rows (``row_experiments.py``) and what comes before pairs (``pretraining_experiments.py``) is
+tried in the same way.
+
 The first layers of all-MiniLM-L6-v2 with its words frozen, the same rows in the same order for all losses of an
 experiment, one learning rate, five seeds. ``--quick`` trains two layers for 15 steps of 16 pairs, about a quarter of an
 hour on 2 idle CPU cores; the full run trains all six for more. Every finished experiment is kept in ``--output``, so a
@@ -30,10 +33,14 @@ from torch.utils.data import SequentialSampler
 from transformers.utils import logging
 
 import st_plugins
-from loss_experiments import EXPERIMENTS, Contender, Experiment
+from loss_experiments import LOSS_EXPERIMENTS, Contender, Experiment
 from loss_rows import Rows, shaped
+from pretraining_experiments import PRETRAINING_EXPERIMENTS
 from public_sets import require_folder
+from row_experiments import ROW_EXPERIMENTS
 from timing import print_machine
+
+EXPERIMENTS = LOSS_EXPERIMENTS | ROW_EXPERIMENTS | PRETRAINING_EXPERIMENTS
 
 TRAINING_TOKENS, EVALUATION_TOKENS = 32, 128
 LEARNING_RATE = 5e-4
@@ -81,7 +88,10 @@ def train(model: SentenceTransformer, loss: nn.Module, rows: Rows, contender: Co
             disable_tqdm=True,
             seed=seed,
         )
-        SentenceTransformerTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
+        collator = contender.collator(model) if contender.collator else None
+        SentenceTransformerTrainer(
+            model=model, args=arguments, train_dataset=dataset, loss=loss, data_collator=collator
+        ).train()
 
 
 def in_order(

@@ -6,7 +6,8 @@ configuration of its own. It shares every parameter with the model it came from,
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -111,29 +112,23 @@ def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
             f"{type(model).__name__} applies one block {stack.depth} times, so its layers cannot be read apart. "
             "Train it at full depth; static layers work."
         )
-    _install_host_hooks(model)
     states: list[Tensor] = []
-    blocks = nn.ModuleList(_Recorder(block, states) for block in follow(model, stack.path))
-    return _replace(model, stack.path, blocks, stack.depth, {}), states
+    return with_blocks(model, [_Recorder(block, states) for block in follow(model, stack.path)]), states
 
 
-def decoding_view(model: nn.Module, block: nn.Module, start: Tensor, attention_mask: Tensor) -> nn.Module:
-    """A view with one block of its own, which reads a given vector where the text begins.
-
-    All else is the model's. The vector replaces the input of the block: the embedding layer adds nothing to it.
+def with_blocks(model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+    """A view with other blocks in place of the model's.
 
     Args:
         model: A ``PreTrainedModel`` that :func:`find_blocks` accepts, ALBERT excepted.
-        block: A module that is called as the model's blocks are, for instance a copy of the first.
-        start: (B, D), one vector per text.
-        attention_mask: (B, T) 0/1; the vector goes to the first 1 of each row.
+        blocks: Called as the model's blocks are; as many as the view is deep.
 
     Returns:
-        nn.Module: A model of the same class, for one forward pass over the same B texts.
+        nn.Module: A model of the same class, which shares all else with this one.
     """
     _install_host_hooks(model)
-    blocks = nn.ModuleList([_Beginner(block, start, attention_mask)])
-    return _replace(model, find_blocks(model).path, blocks, 1, {})
+    blocks = nn.ModuleList(blocks)
+    return _replace(model, find_blocks(model).path, blocks, len(blocks), {})
 
 
 def normed_layers(model: nn.Module, states: Sequence[Tensor], stack: BlockStack | None = None) -> tuple[Tensor, ...]:
@@ -212,20 +207,6 @@ class _Recorder(StandIn):
         return output
 
 
-class _Beginner(StandIn):
-    """Calls its block on states that begin with a given vector."""
-
-    def __init__(self, block: nn.Module, start: Tensor, attention_mask: Tensor) -> None:
-        super().__init__(block)
-        self.start = start
-        self.attention_mask = attention_mask
-
-    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:  # whatever the family passes to its blocks
-        first = self.attention_mask.argmax(dim=1, keepdim=True)  # (B, 1)
-        here = torch.arange(states.shape[1], device=states.device) == first  # (B, T)
-        return self.block(torch.where(here[..., None], self.start[:, None].to(states.dtype), states), *args, **kwargs)
-
-
 def _install_host_hooks(model: nn.Module) -> None:
     """Let transformers install its hooks on the model before a copy of it exists.
 
@@ -251,6 +232,9 @@ def shallow_copy(module: nn.Module, **children: nn.Module) -> nn.Module:
     clone = object.__new__(type(module))
     clone.__dict__.update(module.__dict__)
     clone.__dict__["_modules"] = {**module._modules, **children}
+    forward = module.__dict__.get("forward")
+    if getattr(forward, "__self__", None) is module:  # left by accelerate's autocast and by losses that replace it
+        clone.__dict__["forward"] = MethodType(forward.__func__, clone)
     return clone
 
 

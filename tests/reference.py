@@ -555,12 +555,18 @@ def equalized(first, second, direction):
     return [[y + s * height * g for y, g in zip(shared, direction, strict=True)] for s in (side, -side)]
 
 
-def tte_depths(vectors, reference=None):
-    """2 minus the mean cosine distance, pair by pair."""
+def tte_depths(vectors, reference=None, distance="cosine"):
+    """2 minus the mean distance, pair by pair; a chord by Pythagoras, not by the cosine."""
+
+    def apart(x, h):
+        if distance == "cosine":
+            return 1 - cosine(x, h)
+        return math.dist(truncate(x, len(x)), truncate(h, len(h)))
+
     depths = []
     for i, x in enumerate(vectors):
         others = [h for j, h in enumerate(vectors) if j != i] if reference is None else reference
-        depths.append(2 - sum(1 - cosine(x, h) for h in others) / len(others))
+        depths.append(2 - sum(apart(x, h) for h in others) / len(others))
     return depths
 
 
@@ -576,6 +582,21 @@ def association(x, y, a, b):
     effect = (sum(values[: len(x)]) / len(x) - sum(values[len(x) :]) / len(y)) / deviation
     sums = [sum(part) for part in itertools.combinations(values, len(x))]
     return effect, sum(one >= sums[0] - 1e-12 for one in sums) / len(sums)
+
+
+def direct_bias(texts, direction, strictness):
+    """Bolukbasi's, along one direction."""
+    return sum(abs(cosine(text, direction)) ** strictness for text in texts) / len(texts)
+
+
+def indirect_bias(w, v, direction):
+    """Bolukbasi's, of one pair along one direction."""
+
+    def rest(x):
+        x, g = truncate(x, len(x)), truncate(direction, len(direction))
+        return [a - dot(x, g) * b for a, b in zip(x, g, strict=True)]
+
+    return (cosine(w, v) - cosine(rest(w), rest(v))) / cosine(w, v)
 
 
 def individual_temperature(anchors, candidates, temperature, averages, rho, rate):
@@ -675,6 +696,33 @@ def mixup_contrastive(anchors, texts, positives, negatives, *, kind, weight, sha
                 mixed.append((cosine(anchor, v), share / len(far), (1 - share) / len(near)))
         total += weight * value(mixed)
     return total / len(anchors)
+
+
+def manifold_instance_mixup(mixtures, positives, partners, shares, temperature):
+    """MI-Mix's loss of given mixtures."""
+    total = 0.0
+    for i, mixture in enumerate(mixtures):
+        own = math.exp(cosine(mixture, positives[i]) / temperature)
+        partner = math.exp(cosine(mixture, positives[partners[i]]) / temperature)
+        others = [math.exp(cosine(mixture, y) / temperature) for j, y in enumerate(positives) if j != i]
+        mean = sum(others) / len(others)
+        negatives = sum(other / mean * other for other in others)
+        total -= shares[i] * math.log(own / (negatives + own))
+        total -= (1 - shares[i]) * math.log(partner / (negatives + own))
+    return total / len(mixtures)
+
+
+def weighted_contrastive(anchors, positives, temperature):
+    """The same without mixtures, of both sides among each other."""
+    texts = anchors + positives
+    total = 0.0
+    for i, text in enumerate(texts):
+        other = (i + len(anchors)) % len(texts)
+        own = math.exp(cosine(text, texts[other]) / temperature)
+        others = [math.exp(cosine(text, y) / temperature) for j, y in enumerate(texts) if j not in (i, other)]
+        mean = sum(others) / len(others)
+        total -= math.log(own / (own + sum(x / mean * x for x in others)))
+    return total / len(texts)
 
 
 def guided_negatives(columns, guides, temperature, margin, *, relative=False, anchors=True, positives=True):

@@ -1,15 +1,19 @@
 """How deep texts lie inside a corpus, and whether two corpora are alike: transformer-based text embedding depth."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.stats import ranksums
 from sentence_transformers import SentenceTransformer
 
 from st_plugins.errors import InputError, ShapeError
 from st_plugins.evaluation.audit import AuditEvaluator, checked_texts, unit_rows
+
+Distance = Literal["cosine", "chord"]
+_ROWS_AT_ONCE = 1024
 
 
 class TteDepthEvaluator(AuditEvaluator):
@@ -30,12 +34,13 @@ class TteDepthEvaluator(AuditEvaluator):
     Args:
         reference: F, two texts or more.
         texts: G, one text or more.
+        distance: ``"cosine"`` or ``"chord"``, see :func:`tte_depths`.
         name: As in the evaluators of sentence-transformers, and so are the others: ``batch_size``,
             ``show_progress_bar``, ``write_csv``.
         **options: See above.
 
     Raises:
-        InputError: If there are too few texts.
+        InputError: If there are too few texts, or the distance is another word.
 
     References:
         Seegmiller and Preum, *Statistical Depth for Ranking and Characterizing Transformer-Based Text Embeddings*,
@@ -52,8 +57,17 @@ class TteDepthEvaluator(AuditEvaluator):
     kind = "tte_depth"
     metrics = ("q", "pooled_q", "p_value")
 
-    def __init__(self, reference: Sequence[str], texts: Sequence[str], *, name: str = "", **options: Any) -> None:
+    def __init__(
+        self,
+        reference: Sequence[str],
+        texts: Sequence[str],
+        *,
+        distance: Distance = "cosine",
+        name: str = "",
+        **options: Any,
+    ) -> None:
         super().__init__(name=name, **options)
+        self.distance: Distance = _checked_distance(distance)
         self.reference = checked_texts("reference", reference, 2)
         self.texts = checked_texts("texts", texts, 1)
         self.greater_is_better = True
@@ -61,50 +75,67 @@ class TteDepthEvaluator(AuditEvaluator):
     def measure(self, model: SentenceTransformer) -> dict[str, float]:
         """See the class."""
         reference, others = self.embed(model, self.reference), self.embed(model, self.texts)
-        return compare_depths(tte_depths(reference), tte_depths(others, reference))
+        own = tte_depths(reference, distance=self.distance)
+        return compare_depths(own, tte_depths(others, reference, distance=self.distance))
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the evaluation."""
-        return {"reference": len(self.reference), "texts": len(self.texts)}
+        return {"reference": len(self.reference), "texts": len(self.texts), "distance": self.distance}
 
 
-def tte_depths(embeddings: NDArray[Any], reference: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def tte_depths(
+    embeddings: NDArray[Any], reference: NDArray[Any] | None = None, *, distance: Distance = "cosine"
+) -> NDArray[np.float64]:
     """Depths (n,) of embeddings (n, D) in a reference F (m, D), or in their own corpus.
 
     With x and h at unit length, E the mean over F, without x itself where it belongs to it::
 
-        D(x) = 2 - E_h [1 - cos(x, h)] = 1 + x . E_h [h]        in [0, 2]
+        D(x) = 2 - E_h [distance(x, h)]                  in [0, 2]
 
-    2 where all of F points where x points, 1 where x is orthogonal to all, 0 where all are opposite. The deepest text
-    is a corpus' most typical one. It takes one sum over F, so n + m products and not n m.
+        "cosine":  1 - cos(x, h)                         D(x) = 1 + x . E_h [h]
+        "chord":   |x - h| = sqrt(2 - 2 cos(x, h))
+
+    2 where all of F points where x points, 0 where all are opposite; where x is orthogonal to all, 1 by cosines and
+    2 - sqrt(2) by chords. The deepest text is a corpus' most typical one. By cosines it takes one sum over F, so n + m
+    products; by chords n m of them.
 
     Args:
         embeddings: (n, D), of any length.
         reference: (m, D); None for the embeddings themselves, each without itself.
+        distance: See above.
 
     Raises:
         ShapeError: If the widths differ.
-        InputError: If the reference holds nothing, or a corpus in itself one text only.
+        InputError: If the reference holds nothing, a corpus in itself one text only, or the distance is another word.
 
     Example:
         >>> tte_depths(np.eye(3)), tte_depths(np.array([[2.0, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0], [5.0, 0.0]]))
         (array([1., 1., 1.]), array([1.33333333]))
     """
+    _checked_distance(distance)
     units = unit_rows(embeddings)
-    if reference is None:
-        if len(units) < 2:
-            raise InputError(f"A depth in a corpus of its own needs at least two texts, got {len(units)}.")
-        itself = np.einsum("nd,nd->n", units, units)  # 1, or 0 for zeros
-        return 1 + (units @ units.sum(axis=0) - itself) / (len(units) - 1)
-    others = unit_rows(reference)
+    others = units if reference is None else unit_rows(reference)
     if units.ndim != 2 or others.ndim != 2 or units.shape[1] != others.shape[1]:
         raise ShapeError(
             f"Embeddings and reference must be of one width, got {units.shape} and {others.shape}. "
             "Embed both with one model."
         )
-    if not len(others):
-        raise InputError("The reference must hold at least one text, got none.")
-    return 1 + units @ others.mean(axis=0)
+    count = len(others) - (reference is None)
+    if count < 1:
+        least = "A corpus must hold two texts" if reference is None else "The reference must hold one text"
+        raise InputError(f"{least} or more for depths in it, got {len(others)}.")
+    if distance == "chord":
+        starts = range(0, len(units), _ROWS_AT_ONCE)
+        sums = [cdist(units[start : start + _ROWS_AT_ONCE], others).sum(axis=1) for start in starts]
+        return 2 - np.concatenate([np.empty(0), *sums]) / count
+    itself = np.einsum("nd,nd->n", units, units) if reference is None else 0.0  # 1, or 0 for zeros
+    return 1 + (units @ others.sum(axis=0) - itself) / count
+
+
+def _checked_distance(distance: Distance) -> Distance:
+    if distance not in ("cosine", "chord"):
+        raise InputError(f'distance must be "cosine" or "chord", got {distance!r}.')
+    return distance
 
 
 def compare_depths(reference: NDArray[Any], others: NDArray[Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
 from st_plugins.losses.given_negatives import GivenNegativesLoss
 from st_plugins.losses.guided_negatives import GuidedNegativesLoss
 from st_plugins.losses.individual_temperature import IndividualTemperatureLoss
+from st_plugins.losses.manifold_instance_mixup import ManifoldInstanceMixupLoss
 from st_plugins.losses.masked_autoencoder import MaskedAutoencoderLoss
 from st_plugins.losses.mixup_contrastive import MixupContrastiveLoss
 from st_plugins.losses.momentum_queue import MomentumQueueLoss
@@ -25,6 +26,7 @@ __all__ = [
     "GivenNegativesLoss",
     "GuidedNegativesLoss",
     "IndividualTemperatureLoss",
+    "ManifoldInstanceMixupLoss",
     "MaskedAutoencoderLoss",
     "MixupContrastiveLoss",
     "MomentumQueueLoss",

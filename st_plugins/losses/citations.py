@@ -111,6 +111,17 @@ with Automatic Temperature Individualization},
 }
 """
 
+MANIFOLD_INSTANCE_MIXUP = """
+@misc{zhou2024dnaberts,
+    title={DNABERT-S: Pioneering Species Differentiation with Species-Aware DNA Embeddings},
+    author={Zhihan Zhou and Weimin Wu and Harrison Ho and Jiayi Wang and Lizhen Shi and Ramana V Davuluri \
+and Zhong Wang and Han Liu},
+    year={2024},
+    eprint={2402.08777},
+    archivePrefix={arXiv}
+}
+"""
+
 MOMENTUM_QUEUE = """
 @misc{wu2021esimcse,
     title={ESimCSE: Enhanced Sample Building Method for Contrastive Learning of Unsupervised Sentence Embedding},

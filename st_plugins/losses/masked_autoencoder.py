@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
+from st_plugins.block_inputs import decoding_view
 from st_plugins.blocks import find_blocks, follow
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer, unwrapped
@@ -17,7 +18,7 @@ from st_plugins.losses.batch_checks import check_numbers
 from st_plugins.losses.citations import STARBUCKS
 from st_plugins.losses.layers import Size, check_sizes, check_weights, full_size, starbucks_menu
 from st_plugins.modules import ElasticTransformer
-from st_plugins.views import decoding_view, shallow_copy
+from st_plugins.views import shallow_copy
 
 _MASKING = ("encoder_labels", "decoder_ids", "decoder_labels")
 

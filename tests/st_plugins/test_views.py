@@ -1,5 +1,6 @@
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.views import (
     check_views,
     cut_config,
-    decoding_view,
     independent_view,
     normed_layers,
     recording_view,
@@ -136,51 +136,6 @@ def test_recorders_answer_for_their_blocks():
         _ = recording.encoder.layer[0].no_such_name
 
 
-def inputs_of_blocks(network, blocks):
-    """What the network gives to these blocks in one pass, and what it returns."""
-    given = []
-    hooks = [block.register_forward_pre_hook(lambda _, args: given.append(args[0])) for block in blocks]
-    output = run(network)[0]
-    for hook in hooks:
-        hook.remove()
-    return given, output
-
-
-@pytest.mark.parametrize("name", LISTED)
-def test_a_decoding_view_is_the_first_layer_with_another_beginning(name):
-    model = families.build(name)
-    block = copy.deepcopy(follow(model, find_blocks(model).path)[0])
-    _, mask = families.batch()
-    rows, first = torch.arange(3), torch.tensor([0, 3, 0])  # the second text is padded on the left
-    start = torch.randn(3, 32)
-    [natural], expected = inputs_of_blocks(view(model, 1), [follow(model, find_blocks(model).path)[0]])
-    same = decoding_view(model, block, natural[rows, first], mask)
-    assert torch.equal(run(same)[0], expected)
-    assert same.config.num_hidden_layers == 1
-    [given], output = inputs_of_blocks(decoding_view(model, block, start, mask), [block])
-    assert torch.equal(given[rows, first], start)
-    untouched = torch.ones(3, 12, dtype=torch.bool)
-    untouched[rows, first] = False
-    assert torch.equal(given[untouched], natural[untouched])
-    assert not torch.allclose(output[mask == 1], expected[mask == 1], atol=1e-3)
-
-
-def test_a_decoding_view_trains_its_block_and_its_beginning_and_leaves_the_model_as_it_was():
-    model = families.build("modernbert")
-    before, state = model.config.to_dict(), {name: value.clone() for name, value in model.state_dict().items()}
-    block = copy.deepcopy(model.layers[0])
-    start = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)  # another precision is taken too
-    ids, mask = families.batch()
-    decoded = decoding_view(model, block, start, mask)(input_ids=ids, attention_mask=mask)[0]
-    decoded[:, -1].square().sum().backward()
-    assert start.grad[2].abs().sum() > 0
-    assert all(parameter.grad is not None for parameter in block.parameters())
-    assert all(parameter.grad is None for parameter in model.layers.parameters())
-    assert model.final_norm.weight.grad is not None
-    assert model.config.to_dict() == before
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
 def test_padding_does_not_change_a_view():
     model = view(families.build("qwen3"), 2)
     ids, _ = families.batch()
@@ -264,3 +219,14 @@ def test_a_shallow_copy_replaces_children_and_shares_the_rest():
     assert clone[0] is original[0]
     assert isinstance(original[1], torch.nn.Linear)
     assert copy.deepcopy(clone)[0] is not original[0]
+
+
+def test_a_shallow_copy_runs_its_own_children_where_an_earlier_training_left_a_bound_forward():
+    """MatryoshkaLoss leaves ``model.forward = model.forward``, accelerate a bound function that calls it."""
+    original = torch.nn.Sequential(torch.nn.Identity())
+    x = torch.tensor([-1.0, 2.0])
+    original.forward = original.forward
+    assert torch.equal(shallow_copy(original, **{"0": torch.nn.ReLU()})(x), x.relu())
+    original.forward = MethodType(lambda self, given: torch.nn.Sequential.forward(self, given) + 1, original)
+    assert torch.equal(shallow_copy(original, **{"0": torch.nn.ReLU()})(x), x.relu() + 1)
+    assert torch.equal(original(x), x + 1)

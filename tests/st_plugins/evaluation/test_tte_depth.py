@@ -11,24 +11,52 @@ from st_plugins.evaluation.tte_depth import compare_depths, tte_depths
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("embeddings", "expected"), [
-    (np.eye(4), [1.0] * 4), ([[1.0, 0.0], [-2.0, 0.0]], [0.0, 0.0]), ([[3.0, 4.0], [6.0, 8.0], [0.3, 0.4]], [2.0] * 3),
+HALF_ROOT = np.sqrt(3) / 2
+
+
+@pytest.mark.parametrize(("embeddings", "cosine", "chord"), [
+    (np.eye(4), [1.0] * 4, [2 - np.sqrt(2)] * 4),
+    ([[1.0, 0.0], [-2.0, 0.0]], [0.0, 0.0], [0.0, 0.0]),
+    ([[3.0, 4.0], [6.0, 8.0], [0.3, 0.4]], [2.0] * 3, [2.0] * 3),
+    ([[1.0, 0.0], [0.5, HALF_ROOT]], [1.5, 1.5], [1.0, 1.0]),  # at 60 degrees the chord is the radius
+    # At 0, 60 and 180 degrees: chords 1 and 2, 1 and sqrt 3, 2 and sqrt 3.
+    ([[1.0, 0.0], [0.5, HALF_ROOT], [-1.0, 0.0]], [0.75, 1.0, 0.25], [0.5, 1.5 - HALF_ROOT, 1 - HALF_ROOT]),
 ])  # fmt: skip
-def test_known_depths(embeddings, expected):
-    assert tte_depths(np.array(embeddings)) == pytest.approx(np.array(expected))
+def test_known_depths(embeddings, cosine, chord):
+    assert tte_depths(np.array(embeddings)) == pytest.approx(np.array(cosine))
+    assert tte_depths(np.array(embeddings), distance="chord") == pytest.approx(np.array(chord), abs=1e-15)
 
 
-def test_in_one_sum_as_pair_by_pair():
+@pytest.mark.parametrize("distance", ["cosine", "chord"])
+def test_as_pair_by_pair(distance):
     embeddings = RANDOM.standard_normal((20, 5))
-    assert tte_depths(embeddings) == pytest.approx(np.array(reference.tte_depths(embeddings.tolist())))
+    expected = reference.tte_depths(embeddings.tolist(), distance=distance)
+    assert tte_depths(embeddings, distance=distance) == pytest.approx(np.array(expected), rel=1e-12)
 
 
+def test_chords_count_the_far_less_than_cosines():
+    """The chord is the root of twice the cosine distance, so by Jensen's inequality its depth is never greater."""
+    embeddings = RANDOM.standard_normal((30, 4))
+    mean = 2 - tte_depths(embeddings)  # of cosine distances
+    assert (tte_depths(embeddings, distance="chord") >= 2 - np.sqrt(2 * mean) - 1e-12).all()
+    assert not np.allclose(tte_depths(embeddings, distance="chord"), 2 - np.sqrt(2 * mean), atol=1e-3)
+
+
+def test_blocks_of_rows_are_put_together(monkeypatch):
+    embeddings = RANDOM.standard_normal((20, 5))
+    expected = tte_depths(embeddings, distance="chord")
+    monkeypatch.setattr("st_plugins.evaluation.tte_depth._ROWS_AT_ONCE", 7)
+    assert tte_depths(embeddings, distance="chord") == pytest.approx(expected)
+    assert tte_depths(np.empty((0, 5)), embeddings, distance="chord").shape == (0,)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "chord"])
 @pytest.mark.parametrize("count", [7, 20])
-def test_depths_in_another_corpus_also_of_the_same_size(count):
+def test_depths_in_another_corpus_also_of_the_same_size(count, distance):
     """With equal sizes the public code takes the rows of the reference for those of the texts."""
     corpus, others = RANDOM.standard_normal((20, 5)) + 1, RANDOM.standard_normal((count, 5))
-    expected = reference.tte_depths(others.tolist(), corpus.tolist())
-    assert tte_depths(others, corpus) == pytest.approx(np.array(expected))
+    expected = reference.tte_depths(others.tolist(), corpus.tolist(), distance)
+    assert tte_depths(others, corpus, distance=distance) == pytest.approx(np.array(expected))
     mistaken = [2 - np.mean([1 - reference.cosine(x, y) for y in others.tolist()]) for x in corpus.tolist()]
     assert len(mistaken) != count or not np.allclose(mistaken, expected, atol=1e-2)
 
@@ -77,15 +105,25 @@ def test_the_evaluator_compares_depths_in_the_reference(plain):
     corpus, others = plain.encode(TEXTS[:3]).astype(float), plain.encode(TEXTS[3:]).astype(float)
     expected = compare_depths(tte_depths(corpus), tte_depths(others, corpus))
     assert TteDepthEvaluator(TEXTS[:3], TEXTS[3:])(plain) == pytest.approx(expected)
+    by_chord = TteDepthEvaluator(TEXTS[:3], TEXTS[3:], distance="chord")
+    depths = tte_depths(corpus, distance="chord"), tte_depths(others, corpus, distance="chord")
+    assert by_chord(plain) == pytest.approx(compare_depths(*depths))
+    assert by_chord.get_config_dict() == {"reference": 3, "texts": 2, "distance": "chord"}
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(InputError, match="needs at least two texts, got 1"):
+    with pytest.raises(InputError, match="A corpus must hold two texts or more for depths in it, got 1"):
         tte_depths(np.ones((1, 3)))
-    with pytest.raises(InputError, match="reference must hold at least one text, got none"):
+    with pytest.raises(InputError, match="The reference must hold one text or more for depths in it, got 0"):
         tte_depths(np.ones((1, 3)), np.ones((0, 3)))
     with pytest.raises(ShapeError, match=r"must be of one width, got \(1, 3\) and \(2, 4\)"):
         tte_depths(np.ones((1, 3)), np.ones((2, 4)))
+    for refuse in (
+        lambda: tte_depths(np.eye(2), distance="angle"),
+        lambda: TteDepthEvaluator("ab", "cd", distance="l"),
+    ):
+        with pytest.raises(InputError, match='distance must be "cosine" or "chord", got'):
+            refuse()
     with pytest.raises(InputError, match="reference must hold at least 2 texts, got 1"):
         TteDepthEvaluator(["a"], ["b"])
     with pytest.raises(InputError, match="texts must hold at least 1 texts, got 0"):

@@ -59,6 +59,8 @@ def test_a_batch_of_identical_pairs_is_perfect_where_the_hosts_stays_at_log_3(pl
     # So small a temperature that texts which are not the same do not count.
     theirs = host.GISTEmbedLoss(plain, guide, temperature=1e-4)(same, None)
     assert theirs.item() == pytest.approx(math.log(3), abs=1e-2)
+    alone = host.GISTEmbedLoss(plain, guide, temperature=1e-4, contrast_anchors=False, contrast_positives=False)
+    assert alone(same, None).item() == pytest.approx(0, abs=1e-2)
     assert GuidedNegativesLoss(plain, guide, temperature=1e-4)(same).item() == pytest.approx(0, abs=1e-2)
 
 

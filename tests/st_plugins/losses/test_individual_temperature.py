@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -78,6 +79,22 @@ def test_the_slope_is_rho_minus_how_uneven_the_negatives_weigh(plain):
         weights = reference.softmax([float(s) / 0.3 for j, s in enumerate(scores[place]) if j != place])
         expected = 0.4 - reference.kl(weights, [0.25] * 4)
         assert loss.momenta[row].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_slope_rises_with_the_temperature_and_stays_between_rho_minus_the_logarithm_of_the_negatives_and_rho(plain):
+    """The divergence from uniform weights falls from log 4, at temperature 0, to 0."""
+    embeddings = [column.detach() for column in columns()]
+    slopes = []
+    for initial in (1e-3, 0.05, 0.1, 0.3, 1.0, 3.0, 1e3):
+        loss = built(
+            plain, rho=0.4, initial=initial, average_rate=1.0, momentum_rate=1.0, temperature_rate=0.0, lowest=1e-3,
+            highest=1e3,
+        )  # fmt: skip
+        loss.compute_loss(embeddings, ROWS)
+        slopes.append(loss.momenta[ROWS])
+    assert all((after > before).all() for before, after in pairwise(slopes))
+    assert torch.allclose(slopes[0], torch.full((5,), 0.4 - math.log(4)).double(), atol=1e-3)
+    assert torch.allclose(slopes[-1], torch.full((5,), 0.4).double(), atol=1e-3)
 
 
 def test_temperatures_settle_where_the_negatives_weigh_unevenly_by_rho(plain):

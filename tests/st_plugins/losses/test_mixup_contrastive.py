@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -46,6 +48,36 @@ def test_the_value_is_that_of_the_formula(plain, draw, kind, with_anchor, share,
     )
     value = loss.compute_loss_from_embeddings(columns, CLASSES if has_classes else None)
     assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["multi_similarity", "contrastive"])
+@pytest.mark.parametrize("has_classes", [True, False])
+def test_without_weight_it_is_the_loss_that_mixes_nothing(plain, kind, has_classes):
+    columns = [torch.randn(6, 5).double()] if has_classes else [torch.randn(4, 5).double() for _ in range(3)]
+    texts = torch.cat(columns[1:] or columns)
+    positives, negatives = BY_CLASS if has_classes else BY_ROW
+    total = 0.0
+    for i, anchor in enumerate(columns[0].tolist()):
+        near, far = ([reference.cosine(anchor, texts[j].tolist()) for j in side[i]] for side in (positives, negatives))
+        if kind == "contrastive":
+            total += sum(max(0.0, s - 0.3) for s in far) - sum(near)
+        else:
+            total += math.log(1 + sum(math.exp(-1.5 * (s - 0.3)) for s in near)) / 1.5
+            total += math.log(1 + sum(math.exp(7 * (s - 0.3)) for s in far)) / 7
+    loss = MixupContrastiveLoss(plain, kind=kind, mix_weight=0, **OPTIONS)
+    value = loss.compute_loss_from_embeddings(columns, CLASSES if has_classes else None)
+    assert value.item() == pytest.approx(total / len(columns[0]), rel=1e-12)
+
+
+def test_a_value_by_hand(plain, draw):
+    """Two pairs at right angles, share 1/2: a mixture with the anchor lies at 45 degrees to it."""
+    draw(0.5, with_anchor=True)
+    pairs = [torch.eye(2).double(), torch.eye(2).double()]
+    value = MixupContrastiveLoss(plain, kind="contrastive", mix_weight=0.4).compute_loss_from_embeddings(pairs)
+    # Clean: 1 attracted, 0 below the margin. Mixed: half of it attracted, half of what is above the margin repelled.
+    assert value.item() == pytest.approx(-1 + 0.4 * (-0.5 * math.sqrt(0.5) + 0.5 * (math.sqrt(0.5) - 0.5)))
+    loss = MixupContrastiveLoss(plain, mix_weight=0, margin=0.5, alpha=1, beta=1)
+    assert loss.compute_loss_from_embeddings(pairs).item() == pytest.approx(2 * math.log(1 + math.exp(-0.5)))
 
 
 @pytest.mark.parametrize("kind", ["multi_similarity", "contrastive"])

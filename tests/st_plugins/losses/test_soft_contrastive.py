@@ -100,6 +100,15 @@ def test_lengths_rotations_and_the_order_of_rows_do_not_matter(plain):
     assert other.item() == pytest.approx(value.item(), rel=1e-12)
 
 
+def test_the_label_model_may_be_one_of_dot_products(plain):
+    """Targets are of cosines: the lengths of the embeddings of labels do not count."""
+    names = torch.randn(3, 4).double()
+    texts = [torch.randn(5, 8).double() for _ in range(2)]
+    longer = names * torch.tensor([[0.2], [3.0], [50.0]])
+    values = [build(plain, each).compute_loss_from_embeddings(texts, LABELS).item() for each in (names, longer)]
+    assert values[1] == pytest.approx(values[0], rel=1e-12)
+
+
 def test_the_embeddings_of_labels_are_a_copy_without_a_gradient(plain):
     names = torch.randn(3, 4, requires_grad=True)
     loss = build(plain, names)
