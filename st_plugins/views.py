@@ -127,8 +127,8 @@ def with_blocks(model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
         nn.Module: A model of the same class, which shares all else with this one.
     """
     _install_host_hooks(model)
-    blocks = nn.ModuleList(blocks)
-    return _replace(model, find_blocks(model).path, blocks, len(blocks), {})
+    others = nn.ModuleList(blocks)
+    return _replace(model, find_blocks(model).path, others, len(others), {})
 
 
 def normed_layers(model: nn.Module, states: Sequence[Tensor], stack: BlockStack | None = None) -> tuple[Tensor, ...]:
