@@ -60,7 +60,6 @@ PRETRAINING_EXPERIMENTS = {
             "pairs alone": Contender(after(None)),
             "`MaskedAutoencoderLoss` first": Contender(after(0.0)),
             "..., bow_weight 0.1": Contender(after(0.1)),
-            "..., bow_weight 1": Contender(after(1.0)),
         },
         lambda: captions_and_similarity,
     ),
