@@ -169,4 +169,9 @@ def _without(entries: dict[str, Any], noise: set[str] | frozenset[str]) -> dict[
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=True).encode()
+    return json.dumps(value, sort_keys=True, default=_plain, ensure_ascii=True).encode()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for; the order of a set is another one in every process."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

@@ -1,5 +1,6 @@
 """Texts and tables from the files that are named on a command line, whole: for hundreds or thousands of rows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
@@ -74,7 +75,7 @@ def numbers(table: Any, column: str, file: str) -> list[float]:
         file: Where it comes from, for the message.
 
     Raises:
-        InputError: If a cell is no number, or empty.
+        InputError: If a cell is no finite number, or empty.
 
     Example:
         >>> numbers(read_table("sts.csv"), "score", "sts.csv")
@@ -83,11 +84,14 @@ def numbers(table: Any, column: str, file: str) -> list[float]:
     found = []
     for row, cell in enumerate(table[column].to_pylist()):
         try:
-            found.append(float(cell))
+            number = float(cell)
         except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
             raise InputError(
                 f"{column} must be a number in every row of {file}, got {cell!r} in row {row}. Mend the file."
-            ) from None
+            )
+        found.append(number)
     return found
 
 

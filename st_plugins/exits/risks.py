@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_plugins.errors import ExitError, ShapeError
+from st_plugins.finite_vectors import check_finite
 
 Risk = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,6 +48,8 @@ class OverlapRisk:
     Raises:
         ExitError: If k is out of range.
         ShapeError: If the corpus is no matrix, or is called with embeddings of another width.
+        NonFiniteError: If a document holds NaN or infinity: it would be among the nearest of every text, and the risk
+            would seem lower than it is.
 
     Example:
         >>> risk = OverlapRisk(torch.eye(3), k=2)
@@ -60,6 +63,7 @@ class OverlapRisk:
             raise ShapeError(f"The corpus must be embeddings (M, D), got shape {tuple(documents.shape)}.")
         if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= len(documents):
             raise ExitError(f"k must be an integer from 1 to {len(documents)}, the size of the corpus, got {k!r}.")
+        check_finite({"sentence_embedding": documents})
         self.documents = F.normalize(documents, dim=-1)
         self.k = k
         self.__name__ = f"overlap@{k}"

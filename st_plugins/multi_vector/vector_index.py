@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from st_plugins.best_rows import k_best
-from st_plugins.errors import IndexMismatchError, ShapeError
+from st_plugins.errors import IndexMismatchError, InputError, ShapeError
 
 _SCORES_AT_ONCE = 2**25  # 128 MB
 
@@ -32,6 +32,7 @@ class ExactIndex:
 
     Raises:
         ShapeError: If vectors of another width come.
+        InputError: If they hold NaN or infinity, which cannot be ranked.
 
     Example:
         >>> index = ExactIndex(2)
@@ -74,6 +75,8 @@ class ExactIndex:
                 f"ExactIndex(width={self.width}) needs vectors of shape (n, {self.width}), got {vectors.shape}. "
                 "Build it with the width of what it is to hold."
             )
+        if not np.isfinite(vectors).all():
+            raise InputError("Vectors of an ExactIndex must be finite, and some hold NaN or infinity. Leave those out.")
         return vectors
 
 

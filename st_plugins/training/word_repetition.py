@@ -3,6 +3,7 @@
 It does not compute a loss; give it to the trainer with ``MultipleNegativesRankingLoss`` or ``MomentumQueueLoss``.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -78,8 +79,8 @@ class WordRepetitionCollator:
         tokenizer = self.model.tokenizer
         ids, mask = features["input_ids"], features["attention_mask"]
         special = torch.isin(ids, torch.tensor(sorted({*tokenizer.all_special_ids}), device=ids.device))
-        # Never below what the batch has: some models set no limit.
-        limit = max(self.model.max_seq_length or 0, ids.shape[1])
+        # Never below what the batch has; some models set no limit.
+        limit = max(self.model.max_seq_length or math.inf, ids.shape[1])
         orders = [
             repeated_positions(row_mask.nonzero().flatten().tolist(), row_special.tolist(), self.rate, limit)
             for row_mask, row_special in zip(mask, special, strict=True)
@@ -97,7 +98,7 @@ class WordRepetitionCollator:
         }
 
 
-def repeated_positions(positions: list[int], is_special: list[bool], rate: float, limit: int) -> list[int]:
+def repeated_positions(positions: list[int], is_special: list[bool], rate: float, limit: float) -> list[int]:
     """The positions of a text in order, some of them twice.
 
     Args:

@@ -9,6 +9,7 @@ from st_plugins import fingerprint
 from st_plugins.errors import ExitError, SizeError
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy
+from st_plugins.fingerprints import _canonical
 from st_plugins.identity import with_precision
 
 
@@ -145,3 +146,10 @@ def test_all_that_is_on_a_route_counts(plain):
     assert routed([static()], document, route_mappings={("query", "text"): "query"}) != before
     plain[0].auto_model.config.layer_norm_eps = 0.1
     assert routed([static()], document) != before
+
+
+def test_a_set_among_the_settings_has_no_order(model):
+    """Whose order is another one in every process, as strings are hashed anew."""
+    names = ["one", "two", "three", "four", "five"]
+    found = {_canonical({"names": kind(order)}) for kind in (set, frozenset) for order in (names, names[::-1])}
+    assert found == {b'{"names": ["five", "four", "one", "three", "two"]}'}

@@ -50,7 +50,7 @@ def test_tables_that_are_none_are_refused(tmp_path):
         read_table(str(tmp_path / "t.xlsx"))
 
 
-@pytest.mark.parametrize("cell", ["", "x"])
+@pytest.mark.parametrize("cell", ["", "x", "inf"])
 def test_a_cell_that_is_no_number_is_named(tmp_path, cell):
     (tmp_path / "sts.csv").write_text(f"first,score\na,1\nb,2.5\nc,{cell or ' '}\n")
     table = read_table(str(tmp_path / "sts.csv"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from st_plugins.errors import ExitError, ShapeError
+from st_plugins.errors import ExitError, NonFiniteError, ShapeError
 from st_plugins.exits.risks import OverlapRisk, cosine_loss, losses_at_exits, risk_of
 
 
@@ -47,6 +47,13 @@ def test_corpora_that_cannot_be_are_refused():
         OverlapRisk(torch.randn(3))
     with pytest.raises(ShapeError, match="The corpus has width 2, the texts 4"):
         OverlapRisk(torch.randn(3, 2), k=1)(torch.randn(1, 4), torch.randn(1, 4))
+
+
+def test_a_document_of_nan_would_be_among_the_nearest_and_is_refused():
+    documents = torch.eye(3)
+    documents[1, 2] = math.nan
+    with pytest.raises(NonFiniteError, match="this batch of 3 .float32. holds NaN, .* at row 1"):
+        OverlapRisk(documents, k=2)
 
 
 def test_risks_have_names():

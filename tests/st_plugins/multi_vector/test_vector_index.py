@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from st_plugins.errors import IndexMismatchError, ShapeError
+from st_plugins.errors import IndexMismatchError, InputError, ShapeError
 from st_plugins.modules import FixedDimensionalEncoder
 from st_plugins.multi_vector import ExactIndex, MultiVectorSearch, TokenRetrieval, vector_index
 
@@ -31,6 +31,15 @@ def test_an_empty_index_finds_nothing():
 def test_another_width_is_refused():
     with pytest.raises(ShapeError, match=r"ExactIndex\(width=2\) needs vectors of shape \(n, 2\), got \(1, 3\)"):
         ExactIndex(2).add(np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_cannot_be_ranked_is_refused(number):
+    index = ExactIndex(2)
+    index.add(np.eye(2))
+    for use in (index.add, lambda vectors: index.search(vectors, 1)):
+        with pytest.raises(InputError, match="Vectors of an ExactIndex must be finite, and some hold NaN or infinity"):
+            use(np.array([[0.0, number]]))
 
 
 def test_an_index_that_holds_something_is_refused():

@@ -122,6 +122,15 @@ def test_the_trainer_takes_both_columns(plain, texts, tmp_path):
     assert seen == [[sorted(plain.preprocess(texts))] * 2] * 2
 
 
+def test_without_a_limit_no_token_is_lost(plain, monkeypatch):
+    monkeypatch.setattr(type(plain), "max_seq_length", None)
+    text = "the cat sat on the red mat under the tree"
+    widths = {
+        WordRepetitionCollator(plain, rate=1.0)([{"text": text}])["repeated_text_input_ids"].shape[1] for _ in range(10)
+    }
+    assert max(widths) > len(plain.tokenizer(text)["input_ids"])
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_out_of_range_is_refused(plain, rate):
     with pytest.raises(LossError, match="rate must be from 0 to 1, got"):
