@@ -38,7 +38,7 @@ fix: setup  ## apply every automatic fix
 	$(VENV)/bin/ruff format .
 
 # Two processes, each on one core: a test must not wait for the threads of another.
-TEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
 
 test: setup  ## the fast tests
 	$(TEST)

@@ -126,9 +126,12 @@ def compression_target(rows, dim):
     for _ in range(dim):
         vector = [math.sin(1.0 + 3 * i) for i in range(width)]
         for _ in range(4000):
+            last = vector
             for done, _value in columns:
                 vector = [v - dot(vector, done) * d for v, d in zip(vector, done, strict=True)]
             vector = truncate([dot(row, vector) for row in gram], width)
+            if max(abs(v - w) for v, w in zip(vector, last, strict=True)) < 1e-15:
+                break
         value = math.sqrt(dot(vector, [dot(row, vector) for row in gram]))
         largest = max(vector, key=abs)
         columns.append(([v if largest > 0 else -v for v in vector], value))

@@ -13,10 +13,11 @@ CASES = [
     ("st_plugins, st_plugins.errors", [*HEAVY, "numpy", "onnx", "onnxruntime", "langchain_core"]),
     ("st_plugins_export.runtime", [*HEAVY, "onnx", "langchain_core", "langchain_st_plugins"]),
     ("langchain_st_plugins", [*HEAVY, "onnx", "onnxruntime", "usearch", "st_plugins_export"]),
-    ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints",
-     ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins"]),
+    ("st_plugins.losses, st_plugins.loading, st_plugins.elastic_model, st_plugins.fingerprints, "
+     "st_plugins.evaluation, st_plugins.exits",
+     ["onnx", "onnxruntime", "langchain_core", "st_plugins_export", "langchain_st_plugins", "mteb", "polars",
+      "matplotlib"]),
     ("st_plugins.bulk, st_plugins.commands.program", [*HEAVY, "pyarrow", "ray", "onnxruntime"]),
-    ("st_plugins.evaluation, st_plugins.exits", ["mteb", "polars", "matplotlib"]),
 ]  # fmt: skip
 
 

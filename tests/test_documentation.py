@@ -19,6 +19,14 @@ import st_plugins
 from st_plugins_export import export_onnx
 
 ROOT = Path(__file__).parent.parent
+# They export the real model, some of them several times, or embed thousands of texts.
+SLOW = {
+    "export/README.md",
+    "04_export_onnx.py",
+    "07_align_layers.py",
+    "st_plugins_export.exporter",
+    "st_plugins_export.parity",
+}
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 READMES = ["README.md", "export/README.md", "langchain_integration/README.md"]
 EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("*.py"))
@@ -28,6 +36,12 @@ MODULES = sorted(
     for _, name, _ in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
     if not name.endswith("__main__")
 )
+
+
+def named(names):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+
+
 # Training on CPU tensors warns that there is no accelerator to pin memory for.
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 
@@ -69,7 +83,7 @@ def reader(_elastic_folder, _onnx_folder, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", named(MODULES))
 def test_the_examples_of_docstrings_print_what_they_say(name, reader):
     module = importlib.import_module(name)
     names = {
@@ -90,7 +104,7 @@ def test_the_examples_of_docstrings_print_what_they_say(name, reader):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", named(READMES))
 def test_the_python_of_a_readme_runs_and_prints_what_it_says(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text()
@@ -112,7 +126,7 @@ def test_the_first_block_prints_what_the_readme_says(tmp_path, monkeypatch, caps
     assert f"It prints `{printed}`" in text
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", named(EXAMPLES))
 def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")

@@ -20,6 +20,7 @@ def demo(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_pairs_are_real_and_split_by_module(demo):
     import corpus
 

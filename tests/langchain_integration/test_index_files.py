@@ -106,6 +106,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killing_a_save_leaves_the_old_index_or_the_new_one_whole(tmp_path):
     """kill -9 at moments spread over a save; each time the folder opens, and the next save clears what was left."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

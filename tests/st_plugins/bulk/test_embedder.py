@@ -117,6 +117,7 @@ def test_the_size_and_the_exit_are_those_of_the_settings(model, folder, tmp_path
         BulkEmbedder(JobSettings(str(tmp_path / "trained"), device="cpu", exit="none"))
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_that_of_the_vectors(model, tmp_path):
     model[0].sizes = [(1, 16), (2, 16)]
     model[0].add_exit_policy(ExitPolicy("mine", Saturation(), 0.5, (1, 2, model[0].depth)))

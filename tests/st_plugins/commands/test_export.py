@@ -1,9 +1,12 @@
 import json
 
+import pytest
+
 from st_plugins.commands.program import main
 from st_plugins_export import OnnxEncoder
 
 
+@pytest.mark.slow
 def test_options_reach_the_export_and_it_can_be_checked(folder, capsys):
     model, out = str(folder / "model"), str(folder / "out")
     options = ["--size", "2x8", "--external-data", "yes", "--packed", "no", "--precision", "fp16", "--opset", "18"]

@@ -201,6 +201,7 @@ def test_the_cache_of_results_keeps_sizes_and_weights_apart(model, tmp_path):
     assert len(list(tmp_path.rglob("TinySimilarity.json"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(6, 384), (3, 128)])
 def test_a_real_task_scores_as_sentence_transformers_does(minilm, size):
     file = DATA / "stsb" / "dev.tsv.gz"

@@ -249,6 +249,7 @@ def masked_token_loss(loss, model, features, layer, dim):
         return loss.head.cross_entropy(states, features["encoder_labels"], vocabulary).item()
 
 
+@pytest.mark.slow
 def test_the_ordinary_trainer_lowers_the_loss_and_improves_the_smaller_sizes(masked_model, tmp_path):
     loss = MaskedAutoencoderLoss(masked_model, sizes=[(1, 8), (2, 16)])
     torch.manual_seed(99)

@@ -140,6 +140,7 @@ def test_prompts_reach_their_dataset_and_column_and_no_other(plain, arguments):
     trainer.train()
 
 
+@pytest.mark.slow
 def test_nv_embeds_pooling_is_trained_with_instructions(plain, arguments):
     pooling = LatentAttentionPooling(16, num_latents=3, num_heads=2, head_dim=4, include_prompt=False)
     model = SentenceTransformer(modules=[plain[0], pooling, Normalize()], device="cpu")
@@ -151,6 +152,7 @@ def test_nv_embeds_pooling_is_trained_with_instructions(plain, arguments):
         latents = pooling.latents.detach().clone()
 
 
+@pytest.mark.slow
 def test_lora_is_trained_through_both_stages_and_merged(plain, arguments, texts):
     pytest.importorskip("peft", reason="the extra lora is not installed")
     add_lora(plain, rank=4)
