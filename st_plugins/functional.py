@@ -126,20 +126,22 @@ def balanced_assignment(distances: Tensor, *, epsilon: float = 0.003, iterations
     come even. The sums are taken of logarithms, as exp(-1 / 0.003) is no number in single precision.
 
     Args:
-        distances: (B, K) of any scale.
+        distances: (..., B, K) of any scale; each matrix by itself.
         epsilon: > 0.
         iterations: Of the alternation (Sinkhorn), >= 1.
 
     Returns:
-        Tensor: (B, K) in double precision. ``argmax`` over K is the choice.
+        Tensor: (..., B, K) in double precision. ``argmax`` over K is the choice.
 
     Example:
         >>> balanced_assignment(torch.tensor([[0.0, 1.0], [0.1, 1.0]])).argmax(dim=1)
         tensor([0, 1])
     """
-    centered = distances.double() - distances.double().mean()
-    scores = -centered / centered.abs().max().clamp_min(torch.finfo(torch.double).tiny) / epsilon  # (B, K), logarithms
+    both = (-2, -1)
+    centered = distances.double() - distances.double().mean(dim=both, keepdim=True)
+    largest = centered.abs().amax(dim=both, keepdim=True).clamp_min(torch.finfo(torch.double).tiny)
+    scores = -centered / largest / epsilon  # (..., B, K), logarithms
     for _ in range(iterations):
-        scores = scores - scores.logsumexp(dim=0, keepdim=True)
-        scores = scores - scores.logsumexp(dim=1, keepdim=True)
+        scores = scores - scores.logsumexp(dim=-2, keepdim=True)
+        scores = scores - scores.logsumexp(dim=-1, keepdim=True)
     return scores.exp()

@@ -28,6 +28,7 @@ GOLDEN_PATHS = {
     "ResidualBinarization": "st_plugins.modules.residual_binarization.ResidualBinarization",
     "ResidualMap": "st_plugins.modules.residual_map.ResidualMap",
     "RobustNormalizer": "st_plugins.modules.robust_normalizer.RobustNormalizer",
+    "SelfExtendTransformer": "st_plugins.modules.self_extend_transformer.SelfExtendTransformer",
     "Truncation": "st_plugins.modules.truncation.Truncation",
 }
 

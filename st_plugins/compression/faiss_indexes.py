@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from st_plugins.errors import InputError, MissingExtraError
+from st_plugins.errors import InputError, MissingExtraError, ShapeError
 from st_plugins.modules import ProductQuantization
 
 
-def faiss_index(module: ProductQuantization) -> Any:
-    """An empty faiss index with the rotation and centroids of a module; scores are its dot products.
+def faiss_index(module: ProductQuantization, codes: Any = None) -> Any:
+    """A faiss index with the rotation and centroids of a module, empty or of given codes; scores are its dot products.
 
     ``index.add(vectors)`` takes the embeddings in front of the module, at unit length, and keeps M log2(K) / 8 bytes of
     each; ``index.search(queries, k)`` takes queries in front of the module, too. Its score of a document is q . e of
@@ -19,6 +19,8 @@ def faiss_index(module: ProductQuantization) -> Any:
 
     Args:
         module: Fitted or trained.
+        codes: (N, M) integers: documents whose codes are known, such as those that
+            :class:`~st_plugins.losses.IndexRankingLoss` kept while it trained the centroids. None for no documents.
 
     Returns:
         faiss.IndexPreTransform: Over a ``faiss.IndexPQ``.
@@ -26,6 +28,7 @@ def faiss_index(module: ProductQuantization) -> Any:
     Raises:
         MissingExtraError: If faiss is not installed.
         InputError: If the number of centroids is no power of two from 2 to 65,536.
+        ShapeError: If the codes are no integers below the number of centroids, M a document.
 
     Example:
         >>> index = faiss_index(ProductQuantization(8, parts=2, centroids=16))
@@ -37,12 +40,16 @@ def faiss_index(module: ProductQuantization) -> Any:
     rotation = library.LinearTransform(width, width, False)
     library.copy_array_to_vector(_flat(module.rotate.weight), rotation.A)
     rotation.is_trained = rotation.is_orthonormal = True
-    codes = library.IndexPQ(width, module.parts, bits_of(module), library.METRIC_INNER_PRODUCT)
-    library.copy_array_to_vector(_flat(module.codebooks), codes.pq.centroids)
-    codes.is_trained = True
-    index = library.IndexPreTransform(rotation, codes)
+    quantized = library.IndexPQ(width, module.parts, bits_of(module), library.METRIC_INNER_PRODUCT)
+    library.copy_array_to_vector(_flat(module.codebooks), quantized.pq.centroids)
+    quantized.is_trained = True
+    if codes is not None:
+        packed = library.pack_bitstrings(_checked_codes(codes, module), bits_of(module))
+        library.copy_array_to_vector(packed.ravel(), quantized.codes)
+        quantized.ntotal = len(packed)
+    index = library.IndexPreTransform(rotation, quantized)
     rotation.this.disown()
-    codes.this.disown()
+    quantized.this.disown()
     index.own_fields = True
     return index
 
@@ -79,6 +86,17 @@ def bits_of(module: ProductQuantization) -> int:
             f"faiss needs a power of two of centroids, from 2 to 65,536, got {module.centroids}. Take 16 or 256."
         )
     return bits
+
+
+def _checked_codes(codes: Any, module: ProductQuantization) -> np.ndarray:
+    found = np.asarray(codes.cpu() if hasattr(codes, "cpu") else codes)
+    is_right = found.ndim == 2 and found.shape[1] == module.parts and np.issubdtype(found.dtype, np.integer)
+    if not is_right or (found.size and not 0 <= found.min() <= found.max() < module.centroids):
+        raise ShapeError(
+            f"codes must be integers from 0 to {module.centroids - 1} of shape (N, {module.parts}), got {found.dtype} "
+            f"of shape {found.shape}. Take module.codes(...) of rounded vectors."
+        )
+    return found.astype(np.int32)
 
 
 def _flat(tensor: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from st_plugins.losses.fixed_vector_cross_entropy import FixedVectorCrossEntropy
 from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss
 from st_plugins.losses.given_negatives import GivenNegativesLoss
 from st_plugins.losses.guided_negatives import GuidedNegativesLoss
+from st_plugins.losses.index_ranking import IndexRankingLoss
 from st_plugins.losses.individual_temperature import IndividualTemperatureLoss
 from st_plugins.losses.manifold_instance_mixup import ManifoldInstanceMixupLoss
 from st_plugins.losses.masked_autoencoder import MaskedAutoencoderLoss
@@ -25,6 +26,7 @@ __all__ = [
     "GenerationRetrievalLoss",
     "GivenNegativesLoss",
     "GuidedNegativesLoss",
+    "IndexRankingLoss",
     "IndividualTemperatureLoss",
     "ManifoldInstanceMixupLoss",
     "MaskedAutoencoderLoss",

@@ -132,6 +132,15 @@ MOMENTUM_QUEUE = """
 }
 """
 
+JPQ = """
+@misc{zhan2021jpq,
+    title={Jointly Optimizing Query Encoder and Product Quantization to Improve Retrieval Performance},
+    author={Jingtao Zhan and Jiaxin Mao and Yiqun Liu and Jiafeng Guo and Min Zhang and Shaoping Ma},
+    year={2021},
+    eprint={2108.00644},
+    archivePrefix={arXiv}
+}
+"""
 REPCONC = """
 @misc{zhan2021repconc,
     title={Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense Retrieval},

@@ -19,6 +19,7 @@ from st_plugins.modules.relative_representation import RelativeRepresentation
 from st_plugins.modules.residual_binarization import ResidualBinarization
 from st_plugins.modules.residual_map import ResidualMap
 from st_plugins.modules.robust_normalizer import RobustNormalizer
+from st_plugins.modules.self_extend_transformer import SelfExtendTransformer
 from st_plugins.modules.truncation import Truncation
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "ResidualBinarization",
     "ResidualMap",
     "RobustNormalizer",
+    "SelfExtendTransformer",
     "Truncation",
 ]

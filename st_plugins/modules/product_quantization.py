@@ -108,7 +108,7 @@ class ProductQuantization(WeightedModule):
         cut = rotated.unflatten(-1, (self.parts, -1)).transpose(0, 1)  # (M, B, D / M)
         if self.training:
             distances = torch.cdist(cut, self.codebooks, compute_mode="donot_use_mm_for_euclid_dist").square()
-            return torch.stack([balanced_assignment(part) for part in distances]).argmax(dim=-1).T
+            return balanced_assignment(distances).argmax(dim=-1).T
         # || x - c ||^2 without || x ||^2, which is the same for all: one product, also in ONNX.
         products = cut @ self.codebooks.transpose(1, 2)  # (M, B, K)
         halves = self.codebooks.square().sum(dim=-1)[:, None] / 2  # (M, 1, K)

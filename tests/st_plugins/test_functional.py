@@ -123,6 +123,13 @@ def test_balanced_assignment_fills_columns_evenly_where_the_nearest_does_not():
     assert torch.allclose(even, torch.full((16,), 16.0).double(), atol=1e-6)
 
 
+def test_every_matrix_is_assigned_by_itself():
+    many = torch.rand(3, 6, 4)
+    many[1] *= 100
+    alone = torch.stack([balanced_assignment(matrix) for matrix in many])
+    assert torch.allclose(balanced_assignment(many), alone, atol=1e-12)
+
+
 def test_balanced_assignment_of_equal_distances_is_even():
     found = balanced_assignment(torch.ones(4, 2))
     assert torch.allclose(found, torch.full((4, 2), 0.5).double())
