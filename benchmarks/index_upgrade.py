@@ -1,6 +1,6 @@
 """What an adapter keeps of an old index when queries come from a new model. About ten minutes on a CPU.
 
-Old models are layers of all-MiniLM-L6-v2 and, with ``--model FOLDER``, another of its family; the new one is
+Old models are layers of all-MiniLM-L6-v2 or, with ``--model FOLDER``, another of its family; the new one is
 all-MiniLM-L6-v2. Maps are fitted to training texts of other sources, or to half of the collection itself.
 """
 
@@ -29,9 +29,10 @@ def main() -> None:
     require_folder()
     new = SentenceTransformer(str(get_model_path()), device="cpu")
     elastic = st_plugins.elastic(new)
-    olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
     if arguments.model:
-        olds["trained on"] = st_plugins.bake(st_plugins.load(arguments.model, device="cpu"))
+        olds = {"trained on": st_plugins.bake(st_plugins.load(arguments.model, device="cpu"))}
+    else:
+        olds = {f"layer {layer}": st_plugins.bake(elastic, layer=layer) for layer in (5, 4)}
     sets = {name: task.first(QUESTIONS) for name, task in retrieval_sets(("squad", "medline")).items()}
     best = {name: score(*embedded(new, task), task) for name, task in sets.items()}
     print("nDCG@10 in percent, and as a part of what the old model had\n")
