@@ -3,9 +3,12 @@
 import ast
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 import runpy
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 import st_plugins
+from st_plugins.commands.program import main
 from st_plugins_export import export_onnx
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +128,49 @@ def test_the_first_block_prints_what_the_readme_says(tmp_path, monkeypatch, caps
     exec(compile(offline(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)), "README", "exec"), {})
     printed = capsys.readouterr().out.strip().splitlines()[-1]
     assert f"It prints `{printed}`" in text
+
+
+@pytest.fixture
+def shell_files(tmp_path, monkeypatch):
+    """What the README's shell section says is there, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    things = ("a list", "a file", "a set", "a tree", "a path", "a queue")
+    pairs = [(verb, thing) for verb in ("sort", "open", "copy", "print", "name", "close") for thing in things]
+    corpus, queries = ([start.format(*pair) for pair in pairs] for start in ("To {} {} in place.", "how do I {} {}?"))
+    Path("corpus.txt").write_text("\n".join(corpus))
+    Path("queries.txt").write_text("\n".join(queries))
+    Path("texts").mkdir()
+    Path("texts", "a.txt").write_text("\n".join(corpus[:3]))
+    Path("scifact", "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", corpus), ("queries", queries)):
+        lines = [json.dumps({"_id": str(number), "text": text}) + "\n" for number, text in enumerate(texts)]
+        Path("scifact", f"{name}.jsonl").write_text("".join(lines))
+    judged = "".join(f"{number}\t{number}\t1\n" for number in range(len(pairs)))
+    Path("scifact", "qrels", "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+
+
+@pytest.mark.slow
+def test_the_shell_section_runs_line_after_line_and_prints_what_it_says(shell_files, capsys):
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## From a shell") :]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1)
+    printed = ""
+    for line in block.splitlines():
+        if line.startswith("# "):  # what the command before it prints
+            assert line.removeprefix("# ") in printed, line
+        else:
+            code = main(shlex.split(offline(line))[1:])
+            shown = capsys.readouterr()
+            assert code == 0, f"{line}\n{shown.err}"
+            printed = shown.out
+    assert Path("report.html").is_file()
+    for folder in ("minilm-3x384", "minilm-onnx", "vectors", "store"):
+        assert any(Path(folder).iterdir())
+    embed = re.findall(r"^st-plugins embed .*$", section, re.MULTILINE)[1]  # of the next section, over the same folder
+    assert main(shlex.split(embed)[1:]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    shutil.rmtree("vectors")
+    assert main(shlex.split(embed)[1:]) == 0
 
 
 @pytest.mark.parametrize("name", named(EXAMPLES))

@@ -115,13 +115,7 @@ def export_onnx(
         >>> report.max_difference < 1e-6
         True
     """
-    for package in ("onnx", "onnxruntime"):
-        require(package, extra="onnx")
-    check_layout(layout)
-    check_packed(packed)
-    check_external_data(external_data)
-    if opset not in OPSETS:
-        raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
+    _check_choices(layout, packed, external_data, opset)
     bars, to_fit = wanted_precisions(precisions, min_cosine), checked_texts(calibration_texts)
     sizes, exits = list(sizes or ()), exits if isinstance(exits, str) else list(exits)  # read once, for every route
     if has_routes(model):
@@ -163,6 +157,16 @@ def export_onnx(
         )
         costs = files.write(wanted, leaving, tolerance)
         return _checked(model, Path(folder), staged, costs, bars, tolerance, steps)
+
+
+def _check_choices(layout: str, packed: bool | str, external_data: bool | str, opset: int) -> None:
+    for package in ("onnx", "onnxruntime"):
+        require(package, extra="onnx")
+    check_layout(layout)
+    check_packed(packed)
+    check_external_data(external_data)
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be one of {list(OPSETS)}, got {opset!r}.")
 
 
 def _checked(

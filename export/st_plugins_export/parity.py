@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,27 +147,29 @@ def check_sizes(
             check_tokens(plain, opened, graph, tolerance=tolerance)
     speeds = relative_speeds(opened, group)
     seconds = (time.perf_counter() - started) / len(group)
-    reports = []
-    for graph, closeness, speed in zip(group, found, speeds, strict=True):
-        closeness.check()
-        report = SizeReport(
-            graph.layer,
-            graph.dim,
-            graph.file,
-            (opened.folder / graph.file).stat().st_size,
-            graph.nodes,
-            closeness.max_difference,
-            seconds,
-            graph.precision,
-            closeness.cosine_mean,
-            closeness.cosine_min,
-            closeness.alone_difference,
-            speed,
-            padded_because=graph.padded_because,
-            borderline=borderline[graph.file],
-        )
-        reports.append(report)
-    return reports
+    reports = [_report(opened, *found_of, seconds) for found_of in zip(group, found, speeds, strict=True)]
+    return [replace(report, borderline=borderline[report.file]) for report in reports]
+
+
+def _report(
+    opened: OpenedExport, graph: ExportedSize, closeness: Closeness, speed: float | None, seconds: float
+) -> SizeReport:
+    closeness.check()
+    return SizeReport(
+        graph.layer,
+        graph.dim,
+        graph.file,
+        (opened.folder / graph.file).stat().st_size,
+        graph.nodes,
+        closeness.max_difference,
+        seconds,
+        graph.precision,
+        closeness.cosine_mean,
+        closeness.cosine_min,
+        closeness.alone_difference,
+        speed,
+        padded_because=graph.padded_because,
+    )
 
 
 def _grouped(graphs: Sequence[Any], *names: str) -> list[list[Any]]:
