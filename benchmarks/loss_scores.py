@@ -1,5 +1,6 @@
 """What a model is worth after a training: every score in percent."""
 
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -83,3 +84,11 @@ class ClassScores:
 
 def _accuracy(vectors: Tensor, labels: Tensor, means: Tensor) -> float:
     return 100 * float(((vectors @ means.T).argmax(dim=1) == labels).float().mean())
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Over seeds, as a cell of a table; empty where nothing was measured."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"

