@@ -43,7 +43,10 @@ def elastic(model: SentenceTransformer, *, sizes: Iterable[tuple[int, int]] = ()
     """
     first = model[0]
     if isinstance(first, ElasticTransformer):
-        raise UnsupportedModelError("The model must not be elastic yet, but its first module is an ElasticTransformer.")
+        raise UnsupportedModelError(
+            "The model must not be elastic yet, but its first module is an ElasticTransformer. Use it as it is; "
+            "model[0].add_sizes(...) adds sizes it was trained for elsewhere."
+        )
     if type(first) not in (Transformer, BidirectionalTransformer):
         raise UnsupportedModelError(
             f"The first module must be sentence-transformers' Transformer, got {type(first).__name__}. "

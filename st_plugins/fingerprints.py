@@ -82,7 +82,10 @@ def fingerprint(
     depth = first.depth if isinstance(first, ElasticTransformer) else None
     if layer is not None:
         if depth is None:
-            raise SizeError(f"Only an elastic model has layers to choose from, got layer={layer!r} for a plain one.")
+            raise SizeError(
+                f"Only an elastic model has layers to choose from, got layer={layer!r} for a plain one. Leave it out, "
+                "or make the model elastic: st_plugins.elastic(model)."
+            )
         check_layer(layer, depth)
     if exit is not None and depth is None:
         raise ExitError(f"Only an elastic model has exits, got exit={exit!r} for a plain one.")

@@ -143,7 +143,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     """What ``config_sentence_transformers.json`` says about calls of the model."""
     settings = read_json(folder / "config_sentence_transformers.json")
     if not isinstance(settings, dict):
-        raise UnsafeModelError(f"config_sentence_transformers.json must hold settings, got {type(settings).__name__}.")
+        raise UnsafeModelError(
+            f"config_sentence_transformers.json must hold settings, got {type(settings).__name__}. Save the model "
+            "again."
+        )
     kept = {name: settings.get(name) for name in _SETTINGS}
     prompts, dim = kept["prompts"], kept["truncate_dim"]
     if prompts is not None and not (isinstance(prompts, dict) and all(isinstance(p, str) for p in prompts.values())):
@@ -178,7 +181,9 @@ def _read_modules(folder: Path) -> list[dict[str, Any]]:
     entries: Any = read_json(path)
     needed = ("name", "path", "type")
     if not isinstance(entries, list) or not entries:
-        raise UnsafeModelError(f"modules.json must be a list of modules, got {type(entries).__name__}.")
+        raise UnsafeModelError(
+            f"modules.json must be a list of modules, got {type(entries).__name__}. Save the model again."
+        )
     for entry in entries:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in needed):
             raise UnsafeModelError(
@@ -191,7 +196,9 @@ def _read_modules(folder: Path) -> list[dict[str, Any]]:
             )
     names = [entry["name"] for entry in entries]
     if len(set(names)) < len(names):
-        raise UnsafeModelError(f"Every entry of modules.json must have a name of its own, got {names}.")
+        raise UnsafeModelError(
+            f"Every entry of modules.json must have a name of its own, got {names}. Save the model again."
+        )
     return entries
 
 

@@ -71,7 +71,10 @@ def inner_path(path: str, user: str) -> PurePosixPath:
     """
     parts = PurePosixPath(path).parts
     if PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path or ":" in path:
-        raise UnsafeModelError(f"A module's path must lie inside the model folder, got {path!r} for {user!r}.")
+        raise UnsafeModelError(
+            f"A module's path must lie inside the model folder, got {path!r} for {user!r}. Do not open this folder, "
+            "unless you know who wrote that."
+        )
     if not path.isprintable() or any(len(part.encode()) > _LONGEST_NAME for part in parts):
         raise UnsafeModelError(
             f"A module's path must be made of names of up to {_LONGEST_NAME} visible characters, got {path[:99]!r} "
@@ -130,7 +133,7 @@ def check_weights(subfolder: Path) -> None:
     for index in (file for file in files if file.name.endswith(".safetensors.index.json")):
         for shard in shard_names(index):
             if not (subfolder / shard).is_file():
-                raise UnsafeModelError(f"{index.name} names the weights {shard!r}, which are not beside it.")
+                raise UnsafeModelError(_not_beside(index, shard))
     for file in subfolder.glob("sentence_*config.json"):
         _check_methods(read_json(file))
     shapes = [shape for file in safetensors for shape in tensor_shapes(file).values()]
@@ -154,8 +157,12 @@ def shard_names(index: Path) -> list[str]:
         raise UnsafeModelError(f"{index.name} must have a weight_map of file names, and has none. Copy it again.")
     for shard in shards.values():
         if PurePosixPath(shard).name != shard or not shard.isprintable() or len(shard.encode()) > _LONGEST_NAME:
-            raise UnsafeModelError(f"{index.name} names the weights {shard[:99]!r}, which are not beside it.")
+            raise UnsafeModelError(_not_beside(index, shard))
     return sorted(set(shards.values()))
+
+
+def _not_beside(index: Path, shard: str) -> str:
+    return f"{index.name} names the weights {shard[:99]!r}, which are not beside it. Copy the model again."
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:

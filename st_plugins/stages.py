@@ -140,8 +140,7 @@ class StagedRun:
         """Let the model prepare its blocks for the current rows."""
         self._recording(**self._inputs)
         if len(self._pass.blocks) != self.depth or not self._pass.is_plain:
-            more = f"it does more than call {self.depth} blocks, each with what the one before it returned"
-            raise _unfit(self._model, more)
+            raise _unfit(self._model, f"it does more than call {self.depth} blocks, each on the output of the last")
 
     @cached_property
     def _needs_every_column(self) -> bool:

@@ -133,7 +133,10 @@ def _check_same(output: Path, job: dict[str, object], columns: Columns, fingerpr
             f"of this job {fingerprint}. Vectors of both cannot be compared. Name another folder."
         )
     if job.get("columns") != asdict(columns):
-        raise BulkError(f"{output} was begun with the columns {job.get('columns')}, got {asdict(columns)}.")
+        raise BulkError(
+            f"{output} was begun with the columns {job.get('columns')}, got {asdict(columns)}. Name those, or another "
+            "folder."
+        )
 
 
 def _check_empty(output: Path) -> None:

@@ -58,7 +58,9 @@ def train_gates(
     """
     texts = distinct(texts)
     if len(texts) < _FEWEST_TEXTS:
-        raise ExitError(f"It takes at least {_FEWEST_TEXTS} distinct texts to train a gate, got {len(texts)}.")
+        raise ExitError(
+            f"It takes at least {_FEWEST_TEXTS} distinct texts to train a gate, got {len(texts)}. Take more."
+        )
     traced = trace(model, texts, prompt_name=prompt_name, prompt=prompt, batch_size=batch_size)
     heads = []
     for exits in range(1, len(traced.layers)):

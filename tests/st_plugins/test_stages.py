@@ -491,7 +491,7 @@ def test_blocks_that_are_called_twice_are_refused():
                 hidden_states = output[0] if isinstance(output, tuple) else output
             return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)
 
-    with pytest.raises(UnsupportedModelError, match="more than call 4 blocks, each with what the one before it ret"):
+    with pytest.raises(UnsupportedModelError, match="more than call 4 blocks, each on the output of the last"):
         StagedRun(bert_with(Twice), inputs([3], "right"))
 
 
