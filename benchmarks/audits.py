@@ -17,7 +17,8 @@ from torch import Tensor
 import st_plugins
 from public_sets import FOLDER, Retrieval, require_folder, retrieval_sets, similarity_sets, training_pairs
 from size_scores import embed_layers, ndcg_at_10, spearman
-from st_plugins.evaluation import TteDepthEvaluator, UtilizationEvaluator, WeatEvaluator
+from st_plugins.evaluation import DirectBiasEvaluator, TteDepthEvaluator, UtilizationEvaluator, WeatEvaluator
+from st_plugins.evaluation.direct_bias import mean_part
 from st_plugins.evaluation.rank_me import effective_rank
 from st_plugins.modules import DebiasProjection, RelativeRepresentation, RobustNormalizer
 
@@ -34,6 +35,11 @@ ROLES = [
     *(("he", "she"), ("a man", "a woman"), ("my father", "my mother"), ("the boy", "the girl")),
     *(("his son", "his daughter"), ("a gentleman", "a lady"), ("the king", "the queen"), ("my uncle", "my aunt")),
 ]
+OTHER_ROLES = [("my husband", "my wife"), ("the actor", "the actress"), ("a monk", "a nun"), ("himself", "herself")]
+OCCUPATIONS = (
+    "doctor nurse engineer teacher lawyer librarian carpenter secretary pilot cleaner scientist dancer soldier cook "
+    "farmer tailor mechanic singer banker midwife"
+).split()
 SENTENCES = ("{} is here.", "I know {}.", "This is {}.", "{} went to work.", "{} likes music.")
 
 Texts = list[str]
@@ -137,8 +143,14 @@ def debias(model: SentenceTransformer) -> None:
     sides = [embedded(model, side) for side in (names, first, second)]
     weat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), max_partitions=10_000)
     seat = WeatEvaluator((MEN, WOMEN), (CAREER, FAMILY), templates=OF_NAMES, max_partitions=10_000)
-    print("| directions | names: effect, p | names in sentences: effect, p | names told apart | STSb |")
-    print("|---" * 5 + "|")
+    direct = DirectBiasEvaluator(OCCUPATIONS, OTHER_ROLES)
+    along = DebiasProjection.from_sets(torch.stack([embedded(model, list(pair)) for pair in OTHER_ROLES])).directions
+    work = embedded(model, OCCUPATIONS)
+    print(
+        "| directions | names: effect, p | names in sentences: effect, p | names told apart "
+        "| direct bias, and along the old direction | STSb |"
+    )
+    print("|---" * 6 + "|")
     for count in (0, 1, 2, 4, 8):
         modules = [DebiasProjection.from_sets(sets, count)] if count else []
         each = SentenceTransformer(modules=[*model, *modules], device="cpu")
@@ -146,6 +158,8 @@ def debias(model: SentenceTransformer) -> None:
         cells = [f"{metrics['effect_size']:.2f}, {metrics['p_value']:.4f}" for metrics in found]
         people, one, other = (mapped(modules, side) for side in sides)
         cells.append(f"{100 * told_apart(people, labels, groups):.0f} %")
+        before = mean_part(mapped(modules, work).numpy(), along.numpy())
+        cells.append(f"{direct(each)['direct_bias']:.3f}, {before:.3f}")
         cells.append(f"{spearman(one, other, scores, one.shape[-1]):.1f}")
         print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
 
@@ -168,15 +182,14 @@ def depth(model: SentenceTransformer) -> None:
         "Medline's queries": task["medline"].questions,
         "SQuAD sentences": task["squad"].documents[:500],
     }
-    print("| texts | q | pooled q | p | utilization |")
-    print("|---|---|---|---|---|")
+    print("| texts | q | pooled q | p | q by chords | utilization |")
+    print("|---" * 6 + "|")
     for name, texts in corpora.items():
         metrics = TteDepthEvaluator(reference, texts)(model)
+        chord = TteDepthEvaluator(reference, texts, distance="chord")(model)["q"]
         distance = UtilizationEvaluator(reference, texts)(model)["utilization"]
-        print(
-            f"| {name} | {metrics['q']:.3f} | {metrics['pooled_q']:.3f} | {metrics['p_value']:.1e} | {distance:.3f} |",
-            flush=True,
-        )
+        cells = [f"{metrics['q']:.3f}", f"{metrics['pooled_q']:.3f}", f"{metrics['p_value']:.1e}"]
+        print(f"| {name} | " + " | ".join([*cells, f"{chord:.3f}", f"{distance:.3f}"]) + " |", flush=True)
 
 
 def spread_texts(count: int) -> Texts:

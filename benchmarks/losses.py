@@ -4,7 +4,7 @@ What chooses or changes rows (``row_experiments.py``) and what comes before pair
 tried in the same way.
 
 The first layers of all-MiniLM-L6-v2 with its words frozen, the same rows in the same order for all losses of an
-experiment, one learning rate, five seeds. ``--quick`` trains two layers for 15 steps of 16 pairs, about a quarter of an
+experiment, one learning rate, five seeds. ``--quick`` trains two layers for 15 steps of 16 pairs, about half an
 hour on 2 idle CPU cores; the full run trains all six for more. Every finished experiment is kept in ``--output``, so a
 stopped run goes on where it was.
 """

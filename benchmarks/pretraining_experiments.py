@@ -13,7 +13,7 @@ from loss_rows import BATCH, apart_captions, pictures_to_train
 from st_plugins.losses import MaskedAutoencoderLoss
 from st_plugins.training import NestedMaskingCollator
 
-STEPS, LEARNING_RATE = 60, 5e-4
+STEPS, LEARNING_RATE = 30, 5e-4
 
 
 def after(bow_weight: float | None) -> BuildLoss:
