@@ -41,7 +41,9 @@ def adapt_to_index(
     widths, the vector of a text becomes ``f(x) / ||f(x)||`` with
 
     - ``"procrustes"``: ``f(x) = W x``, W with orthonormal rows or columns, nearest to all pairs. Where E >= D and x
-      has unit length, new vectors keep their cosines with one another exactly. It needs few texts.
+      has unit length, new vectors keep their cosines with one another exactly. It needs as many texts as the narrower
+      width has coordinates. Take it if you have them: where the texts are not those of the index, it kept more than
+      the others in every comparison of ``benchmarks/README.md``.
     - ``"ridge"``: ``f(x) = W x + b``, least squares with the strength that is best on every fifth text, then from
       all of them, as in :func:`st_plugins.align_layers`.
     - ``"mlp"``: that line and a small network beside it (:class:`~st_plugins.modules.ResidualMap`), trained for the
