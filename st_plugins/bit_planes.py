@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_plugins.best_rows import k_best
+from st_plugins.counts import is_count
 from st_plugins.errors import InputError, ShapeError, SizeError
 
 MOST_BITS = 8
@@ -142,7 +143,7 @@ class BitPlanes:
             ShapeError: If the queries do not fit.
             InputError: If float queries hold NaN or infinity.
         """
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        if not is_count(k):
             raise SizeError(f"k must be a positive integer, got {k!r}.")
         if not isinstance(queries, BitPlanes):
             queries = np.asarray(queries, dtype=np.float32)

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from st_plugins.counts import is_count
 from st_plugins.errors import ExitError
 from st_plugins.exit_criteria import Criterion, criterion_from_dict
 
@@ -83,7 +84,7 @@ class ExitPolicy:
             raise ExitError(f"A policy needs a name, got {self.name!r}.")
         check_threshold(self.threshold)
         layers = self.layers
-        if not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in layers):
+        if not all(is_count(k) for k in layers):
             raise ExitError(f"The layers of policy {self.name!r} must be positive integers, got {layers!r}.")
         if list(layers) != sorted(set(layers)):
             raise ExitError(f"The layers of policy {self.name!r} must ascend, got {list(layers)}.")

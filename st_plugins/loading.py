@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Module, Pooling, 
 from transformers import PreTrainedTokenizerBase
 
 from st_plugins import modules as our_modules
+from st_plugins.counts import is_count
 from st_plugins.errors import StPluginsError, UnsafeModelError
 from st_plugins.model_files import check_places, check_weights, inner_path, read_json
 
@@ -151,7 +152,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     prompts, dim = kept["prompts"], kept["truncate_dim"]
     if prompts is not None and not (isinstance(prompts, dict) and all(isinstance(p, str) for p in prompts.values())):
         raise UnsafeModelError(f"prompts of a model must be texts by name, got {prompts!r}. Save the model again.")
-    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
+    if dim is not None and not is_count(dim):
         raise UnsafeModelError(f"truncate_dim of a model must be a positive integer, got {dim!r}. Save it again.")
     return kept
 

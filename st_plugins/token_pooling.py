@@ -5,25 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from st_plugins.errors import ShapeError, SizeError
-
-
-def check_counts(owner: str, **counts: Any) -> None:
-    """Refuse sizes of a module that cannot be.
-
-    Args:
-        owner: Class name, for the message.
-        **counts: By the name of the argument.
-
-    Raises:
-        SizeError: If one is not a positive integer.
-
-    Example:
-        >>> check_counts("AttentionPooling", num_heads=8)
-    """
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise SizeError(f"{owner} needs a positive integer {name}, got {count!r}.")
+from st_plugins.errors import ShapeError
 
 
 def pooling_mask(features: dict[str, Any], *, include_prompt: bool) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from st_plugins.backends import Backend
+from st_plugins.counts import is_count
 from st_plugins.errors import BulkError
 
 Task = Literal["document", "query"]
@@ -49,5 +50,5 @@ class JobSettings:
             raise BulkError(f'task must be "document" or "query", got {self.task!r}.')
         for name in ("layer", "truncate_dim", "threads", "token_budget"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is not None and not is_count(value):
                 raise BulkError(f"{name} must be a positive integer, got {value!r}.")

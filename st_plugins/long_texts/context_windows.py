@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import trange
 
+from st_plugins.counts import is_count
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.fingerprints import fingerprint
 from st_plugins.identity import changed
@@ -54,8 +55,7 @@ class ContextWindows:
         longest = model.max_seq_length
         if window is None:
             window = longest
-        is_count = isinstance(window, int) and not isinstance(window, bool) and window > 0
-        if not is_count or (longest is not None and window > longest):
+        if not is_count(window) or (longest is not None and window > longest):
             raise SizeError(f"window must be an integer from 1 to {longest}, model.max_seq_length, got {window!r}.")
         self.model = model
         self.window: int = window

@@ -3,11 +3,11 @@
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.grouped_attention import check_grouping
 from st_plugins.long_texts.copied_transformers import copied_transformer, with_transformer
 from st_plugins.modules import SelfExtendTransformer
-from st_plugins.token_pooling import check_counts
 
 
 def self_extend(model: SentenceTransformer, max_length: int, *, group_size: int, window: int) -> SentenceTransformer:

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses.batch_checks import check_classes, check_numbers
 from st_plugins.losses.citations import JPQ
 from st_plugins.losses.layers import check_positive
 from st_plugins.modules import ProductQuantization
-from st_plugins.token_pooling import check_counts
 
 # Documents scored at once for a batch of queries.
 _DOCUMENTS = 65_536

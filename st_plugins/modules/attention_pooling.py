@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from st_plugins.counts import check_counts
 from st_plugins.exit_criteria import masked_mean
-from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
+from st_plugins.token_pooling import padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
 
 

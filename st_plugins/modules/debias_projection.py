@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import InputError, ShapeError, SizeError
 from st_plugins.finite_vectors import check_finite
-from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
 

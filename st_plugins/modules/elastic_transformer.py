@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from st_plugins.blocks import check_layer, find_blocks
+from st_plugins.counts import is_count
 from st_plugins.errors import ExitError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.exit_criteria import Saturation
 from st_plugins.exit_policies import ExitPolicy, policy_from_dict
@@ -114,7 +115,7 @@ class ElasticTransformer(Transformer):
                 raise SizeError(f"sizes must be pairs (layer, dim), got {size!r}.")
             layer, dim = size
             check_layer(layer, depth)
-            if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
+            if not is_count(dim):
                 raise SizeError(f"dim must be a positive integer, got {dim!r} in size {size!r}.")
             pairs.append([layer, dim])
         self.sizes = sorted([list(pair) for pair in {tuple(pair) for pair in self.sizes + pairs}])

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import SizeError
-from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
+from st_plugins.token_pooling import padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
 
 _STEPS = 4096  # a plane's coordinates are integers, 4096 to a standard deviation

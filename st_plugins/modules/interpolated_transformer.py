@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from st_plugins.counts import is_count
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.position_tables import PositionTable
 
@@ -70,8 +71,7 @@ class InterpolatedTransformer(Transformer):
 
     def _keep(self, original_length: int) -> None:
         length = PositionTable.of(self.auto_model).length
-        is_count = isinstance(original_length, int) and not isinstance(original_length, bool) and original_length > 0
-        if not is_count or length % original_length:
+        if not is_count(original_length) or length % original_length:
             raise SizeError(
                 f"The table of positions must be a multiple of original_length long, got original_length="
                 f"{original_length!r} for {length} positions. Make it with st_plugins.long_texts.extend_positions."

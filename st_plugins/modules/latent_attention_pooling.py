@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from st_plugins.counts import check_counts
 from st_plugins.cross_attention import CrossAttention, GatedFeedForward
 from st_plugins.exit_criteria import masked_mean
 from st_plugins.modules.folded_latent_attention_pooling import FoldedLatentAttentionPooling
-from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
+from st_plugins.token_pooling import padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import SizeError, UnsupportedModelError
-from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
 

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from st_plugins.counts import check_counts
 from st_plugins.cross_attention import CrossAttention, GatedFeedForward
 from st_plugins.errors import InputError, ShapeError, UnsupportedModelError
 from st_plugins.exit_criteria import masked_mean
-from st_plugins.token_pooling import check_counts, padded_states, pooling_mask
+from st_plugins.token_pooling import padded_states, pooling_mask
 from st_plugins.weighted_module import WeightedModule
 
 _LAYER_POOLINGS = ("mean", "lasttoken")

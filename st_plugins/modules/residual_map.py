@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import ShapeError
-from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import ShapeError, SizeError
 from st_plugins.finite_vectors import check_finite
-from st_plugins.token_pooling import check_counts
 from st_plugins.weighted_module import WeightedModule
 
 # Of a normal distribution the quartiles are so many standard deviations apart.

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from st_plugins.counts import check_counts
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.grouped_attention import ATTENTION, check_grouping
-from st_plugins.token_pooling import check_counts
 
 
 class SelfExtendTransformer(Transformer):

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from sentence_transformers.sentence_transformer.modules import Module
 from torch import Tensor
 
+from st_plugins.counts import is_count
 from st_plugins.errors import ShapeError, SizeError, UntrainedSizeError
 from st_plugins.finite_vectors import check_finite
 from st_plugins.functional import truncate
@@ -49,7 +50,7 @@ class Truncation(Module):
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
-        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
+        if dim is not None and not is_count(dim):
             raise SizeError(f"Truncation needs a positive integer dim or None, got {dim!r}.")
         self.dim = dim
 
