@@ -23,7 +23,8 @@ from st_plugins.views import shallow_copy
 class ManifoldInstanceMixupLoss(nn.Module):
     """A contrastive loss whose anchors are mixtures of two texts, made before a random block of the encoder.
 
-    Experimental: its formula is proved, what it is worth is not measured yet; it may change.
+    Experimental, it may change. In a short training (``benchmarks/losses.py``) mixing gained nothing, and the same loss
+    with ``mixing=False`` was well ahead of the plain ranking loss.
 
     Of B pairs, every anchor gets a partner, by a permutation pi of the batch, a block in front of which they are mixed,
     the same for all, and a share, from Beta(mix_alpha, mix_alpha) and never below a half::
