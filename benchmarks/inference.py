@@ -82,6 +82,7 @@ def encoders(folder: Path, padded: Path) -> dict[str, Encode]:
         "sentence-transformers bf16": bf16.encode,
         "OnnxEncoder": ours.encode,
         "OnnxModule in SentenceTransformer": OnnxModule.as_sentence_transformer(folder).encode,
+        "OnnxEncoder, cores_per_batch=2": OnnxEncoder(folder, cores_per_batch=2).encode,
         f"OnnxEncoder, layer {layer}, dim {dim}": partial(ours.encode, layer=layer, truncate_dim=dim),
         "OnnxEncoder, exits": partial(ours.encode, exit=EXIT),
     }
@@ -131,19 +132,31 @@ def throughput(variants: dict[str, Encode], *, count: int, rounds: int) -> None:
 
 
 def latency(variants: dict[str, Encode], *, rounds: int) -> None:
-    """Time of one query of 12 tokens, in times of sentence-transformers'."""
-    query = ["how do I sort a list of numbers in python"]
+    """Time of one query of 12 tokens and of one text of 202, in times of sentence-transformers'."""
+    query = "how do I sort a list of numbers in python"
+    of_query, of_text = (seconds_of_each(variants, [text], rounds=rounds) for text in (query, " ".join([query] * 20)))
+    print(f"\nTime of one text, in times of {BASE}'s; {rounds} rounds.\n")
+    print("| | query: p50 | p95 | 202 tokens: p50 |\n|---|---|---|---|")
+    for name in variants:
+        middle, late = (quantile(of_query[name], q) / quantile(of_query[BASE], q) for q in (0.5, 0.95))
+        longer = quantile(of_text[name], 0.5) / quantile(of_text[BASE], 0.5)
+        print(f"| {name} | {middle:.2f} | {late:.2f} | {longer:.2f} |")
+
+
+def seconds_of_each(variants: dict[str, Encode], texts: list[str], *, rounds: int) -> dict[str, list[float]]:
+    """What every call took, in turns; the first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for is_counted in [False, *[True] * rounds]:
         for name, run in variants.items():
             started = time.perf_counter()
-            run(query)
+            run(texts)
             if is_counted:
                 seconds[name].append(time.perf_counter() - started)
-    quantiles = {name: (statistics.median(v), sorted(v)[int(0.95 * len(v))]) for name, v in seconds.items()}
-    print(f"\nTime of one query, in times of {BASE}'s; {rounds} rounds.\n\n| | p50 | p95 |\n|---|---|---|")
-    for name, (middle, late) in quantiles.items():
-        print(f"| {name} | {middle / quantiles[BASE][0]:.2f} | {late / quantiles[BASE][1]:.2f} |")
+    return seconds
+
+
+def quantile(values: list[float], part: float) -> float:
+    return statistics.median(values) if part == 0.5 else sorted(values)[int(part * len(values))]
 
 
 def processes(folder: Path, *, rounds: int) -> None:

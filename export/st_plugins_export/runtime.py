@@ -37,8 +37,8 @@ class OnnxEncoder(ExportedFacts):
     onnxruntime 1.31 hangs in ``sys.exit``. CUDA does not survive a fork; spawn processes instead.
 
     The batches of a call run side by side, each on one core, which is faster than one batch on all cores, and needs no
-    second copy of the weights. A graph is read when its size or exit is first asked for, and stays in memory, about as
-    large as its file.
+    second copy of the weights; ``cores_per_batch`` is for servers that answer one long text at a time. A graph is read
+    when its size or exit is first asked for, and stays in memory, about as large as its file.
 
     Args:
         folder: What :func:`st_plugins_export.export_onnx` wrote. Every file is compared with the manifest before it is
@@ -46,8 +46,10 @@ class OnnxEncoder(ExportedFacts):
         precision: Which of the exported precisions to run; an error names them.
         providers: Where to run: "cpu", "cuda", "cuda:1", any execution provider of ONNX Runtime, or several in order of
             preference. None for the CPU. The first must start, or the first call fails: nothing falls back silently.
-        threads: Batches of one call that run at the same time; None for one per core, and two on a GPU, so that it need
-            not wait for the host.
+        threads: Batches of one call that run at the same time; None for one per core (fewer where ``cores_per_batch``
+            takes more), and two on a GPU, so that it need not wait for the host.
+        cores_per_batch: Cores that one batch may use on the CPU. With more than 1 a single long text is sooner done,
+            and a list of texts later.
         token_budget: Tokens per batch, padding included; None for 512 on the CPU, which stay in a core's cache, and
             16,384 on a GPU.
 
@@ -72,19 +74,22 @@ class OnnxEncoder(ExportedFacts):
         precision: str = "fp32",
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
+        cores_per_batch: int = 1,
         token_budget: int | None = None,
     ) -> None:
+        check_positive("cores_per_batch", cores_per_batch)
         for name, value in (("token_budget", token_budget), ("threads", threads)):
             if value is not None:
                 check_positive(name, value)
         routes = read_routes(Path(folder))
         home = Path(folder) if routes is None else Path(folder) / routes.default_route
-        self._opened = OpenedExport(home, providers=providers, threads=1)
+        self._opened = OpenedExport(home, providers=providers, threads=cores_per_batch)
         super().__init__(self._opened.manifest.at(precision), routes, precision)
         self._token_budget = token_budget or self._opened.provider.token_budget
-        self._workers = threads or (cores() if self._opened.provider.name == CPU else _WORKERS_OF_A_DEVICE)
+        is_cpu = self._opened.provider.name == CPU
+        self._workers = threads or (max(1, cores() // cores_per_batch) if is_cpu else _WORKERS_OF_A_DEVICE)
         options: dict[str, Any] = {"precision": precision, "providers": providers}
-        options |= {"threads": threads, "token_budget": token_budget}
+        options |= {"threads": threads, "cores_per_batch": cores_per_batch, "token_budget": token_budget}
         others = () if routes is None else routes.others
         self._on_other_routes = {name: OnnxEncoder(home.parent / name, **options) for name in others}
 

@@ -150,11 +150,22 @@ def test_nan_never_leaves_the_encoder(build, tmp_path):
 
 
 def test_numbers_must_be_positive(exported, encoder):
-    for name in ("token_budget", "threads"):
+    for name in ("token_budget", "threads", "cores_per_batch"):
         with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
             OnnxEncoder(exported, **{name: 0})
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got -1"):
         encoder.encode(["a"], batch_size=-1)
+
+
+def test_a_batch_takes_the_cores_it_is_given_and_leaves_the_rest_to_others(exported, texts, monkeypatch):
+    monkeypatch.setattr("st_plugins_export.runtime.cores", lambda: 5)
+    encoder = OnnxEncoder(exported, cores_per_batch=2)
+    assert_close(encoder.encode(texts), OnnxEncoder(exported).encode(texts))
+    options = encoder._opened._sessions.session(encoder._manifest.full).get_session_options()
+    assert (options.intra_op_num_threads, encoder._workers) == (2, 2)
+    assert OnnxEncoder(exported, cores_per_batch=8)._workers == 1
+    assert OnnxEncoder(exported, cores_per_batch=2, threads=3)._workers == 3
+    assert OnnxEncoder(exported)._workers == 5
 
 
 def test_an_encoder_survives_a_change_of_folder(exported, monkeypatch, tmp_path):
