@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from st_plugins.blocks import find_blocks, follow
-from st_plugins.errors import UnsupportedModelError
+from st_plugins.blocks import own_blocks
 from st_plugins.views import StandIn, with_blocks
 
 Change = Callable[[Tensor], Tensor]
@@ -30,13 +29,8 @@ def changing_view(model: nn.Module, index: int, change: Change, depth: int | Non
     Raises:
         UnsupportedModelError: If one block serves every layer.
     """
-    stack = find_blocks(model)
-    if stack.is_shared:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} applies one block {stack.depth} times, so the input of one layer cannot be "
-            "changed alone. Take a model whose layers have blocks of their own."
-        )
-    blocks = list(follow(model, stack.path))[:depth]
+    advice = "the input of one layer cannot be changed alone. Take a model whose layers have blocks of their own."
+    blocks = own_blocks(model, advice)[:depth]
     blocks[index] = _Changed(blocks[index], change)
     return with_blocks(model, blocks)
 

@@ -107,6 +107,25 @@ def _search(model: nn.Module, config: Any, depth: int) -> BlockStack:
     return BlockStack(path, depth, norm)
 
 
+def own_blocks(model: nn.Module, otherwise: str) -> list[nn.Module]:
+    """The blocks of a model in which every layer has one of its own.
+
+    Args:
+        model: A ``PreTrainedModel`` that :func:`find_blocks` accepts.
+        otherwise: For the message: what follows if it has not, and what to do.
+
+    Returns:
+        list: L modules, in order.
+
+    Raises:
+        UnsupportedModelError: If one block serves every layer, as in ALBERT.
+    """
+    stack = find_blocks(model)
+    if stack.is_shared:
+        raise UnsupportedModelError(f"{type(model).__name__} applies one block {stack.depth} times, so {otherwise}")
+    return list(follow(model, stack.path))
+
+
 def _shared_stack(model: nn.Module, depth: int) -> BlockStack:
     if model.config.num_hidden_groups != 1:
         raise UnsupportedModelError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
+from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow, own_blocks
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.modes import evaluating
 
@@ -106,14 +106,9 @@ def recording_view(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
     Raises:
         UnsupportedModelError: If one block serves every layer.
     """
-    stack = find_blocks(model)
-    if stack.is_shared:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} applies one block {stack.depth} times, so its layers cannot be read apart. "
-            "Train it at full depth; static layers work."
-        )
+    advice = "its layers cannot be read apart. Train it at full depth; static layers work."
     states: list[Tensor] = []
-    return with_blocks(model, [_Recorder(block, states) for block in follow(model, stack.path)]), states
+    return with_blocks(model, [_Recorder(block, states) for block in own_blocks(model, advice)]), states
 
 
 def with_blocks(model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:

@@ -26,14 +26,8 @@ class WeightedModule(Module):
         Raises:
             ShapeError: If it is not ``embedding_dimension`` wide.
         """
-        embeddings = features["sentence_embedding"]
-        if embeddings.shape[-1] != self.embedding_dimension:
-            raise ShapeError(
-                f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}) needs a sentence_embedding of "
-                f"shape (batch, {self.embedding_dimension}), got {tuple(embeddings.shape)}. Build it with "
-                "embedding_dimension=model.get_embedding_dimension()."
-            )
-        return embeddings
+        of_model = "embedding_dimension=model.get_embedding_dimension()"
+        return self._given(features["sentence_embedding"], "a sentence_embedding", "batch", of_model)
 
     def given_tokens(self, features: dict[str, Any]) -> Tensor:
         """The ``token_embeddings`` (B, T, D) of a batch, or (1, all tokens, D) where flattened, for a pooling.
@@ -41,14 +35,16 @@ class WeightedModule(Module):
         Raises:
             ShapeError: If they are not ``embedding_dimension`` wide.
         """
-        tokens = features["token_embeddings"]
-        if tokens.shape[-1] != self.embedding_dimension:
+        of_first = "the width of the module before it, mostly embedding_dimension=model[0].get_embedding_dimension()"
+        return self._given(features["token_embeddings"], "token_embeddings", "batch, tokens", of_first)
+
+    def _given(self, values: Tensor, name: str, axes: str, width: str) -> Tensor:
+        if values.shape[-1] != self.embedding_dimension:
             raise ShapeError(
-                f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}) needs token_embeddings of "
-                f"shape (batch, tokens, {self.embedding_dimension}), got {tuple(tokens.shape)}. Build it with the "
-                "width of the module before it, mostly embedding_dimension=model[0].get_embedding_dimension()."
+                f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}) needs {name} of shape "
+                f"({axes}, {self.embedding_dimension}), got {tuple(values.shape)}. Build it with {width}."
             )
-        return tokens
+        return values
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write ``config.json`` and the weights."""

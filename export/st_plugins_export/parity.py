@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,12 +146,20 @@ def check_sizes(
             check_tokens(plain, opened, graph, tolerance=tolerance)
     speeds = relative_speeds(opened, group)
     seconds = (time.perf_counter() - started) / len(group)
-    reports = [_report(opened, *found_of, seconds) for found_of in zip(group, found, speeds, strict=True)]
-    return [replace(report, borderline=borderline[report.file]) for report in reports]
+    return [
+        _report(opened, graph, closeness, speed=speed, seconds=seconds, borderline=borderline[graph.file])
+        for graph, closeness, speed in zip(group, found, speeds, strict=True)
+    ]
 
 
 def _report(
-    opened: OpenedExport, graph: ExportedSize, closeness: Closeness, speed: float | None, seconds: float
+    opened: OpenedExport,
+    graph: ExportedSize,
+    closeness: Closeness,
+    *,
+    speed: float | None,
+    seconds: float,
+    borderline: int,
 ) -> SizeReport:
     closeness.check()
     return SizeReport(
@@ -169,6 +176,7 @@ def _report(
         closeness.alone_difference,
         speed,
         padded_because=graph.padded_because,
+        borderline=borderline,
     )
 
 

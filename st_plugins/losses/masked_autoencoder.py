@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from st_plugins.block_inputs import decoding_view
-from st_plugins.blocks import find_blocks, follow
+from st_plugins.blocks import find_blocks, follow, own_blocks
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.first_modules import elastic_transformer, unwrapped
 from st_plugins.losses.bag_of_words import bag_of_words_loss
@@ -197,10 +197,7 @@ def _check_widths(transformer: ElasticTransformer, width: int) -> None:
             f"{type(transformer.model).__name__} have {tokens}, {states} and {width}. "
             "Pre-train without modules that change the width; ALBERT and factorised ELECTRA models cannot be."
         )
-    if find_blocks(transformer.model).is_shared:
-        raise UnsupportedModelError(
-            f"{type(transformer.model).__name__} applies one block to every layer, so its layers cannot be read apart."
-        )
+    own_blocks(transformer.model, "its layers cannot be read apart. Pre-train a model with blocks of their own.")
 
 
 def _unpacked(columns: list[dict[str, Any]]) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:

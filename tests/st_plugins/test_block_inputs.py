@@ -13,17 +13,11 @@ FAMILIES = families.available()
 LISTED = [name for name in FAMILIES if name != "albert"]
 
 
-def run(model, **kwargs):
-    ids, mask = families.batch()
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, **kwargs)
-
-
 def inputs_of_blocks(network, blocks):
     """What the network gives to these blocks in one pass, and what it returns."""
     given = []
     hooks = [block.register_forward_pre_hook(lambda _, args: given.append(args[0])) for block in blocks]
-    output = run(network)[0]
+    output = families.run(network)[0]
     for hook in hooks:
         hook.remove()
     return given, output
@@ -48,7 +42,7 @@ def test_a_view_may_end_behind_the_block():
     model = families.build("gemma2")
     short = changing_view(model, 1, lambda states: states, depth=2)
     assert short.config.num_hidden_layers == 2
-    assert torch.equal(run(short)[0], run(view(model, 2))[0])
+    assert torch.equal(families.run(short)[0], families.run(view(model, 2))[0])
 
 
 def test_one_block_for_every_layer_is_refused():
@@ -65,7 +59,7 @@ def test_a_decoding_view_is_the_first_layer_with_another_beginning(name):
     start = torch.randn(3, 32)
     [natural], expected = inputs_of_blocks(view(model, 1), [follow(model, find_blocks(model).path)[0]])
     same = decoding_view(model, block, natural[rows, first], mask)
-    assert torch.equal(run(same)[0], expected)
+    assert torch.equal(families.run(same)[0], expected)
     assert same.config.num_hidden_layers == 1
     [given], output = inputs_of_blocks(decoding_view(model, block, start, mask), [block])
     assert torch.equal(given[rows, first], start)

@@ -6,7 +6,7 @@ import torch
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, T5Config, T5Model
 
 import families
-from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow
+from st_plugins.blocks import BlockStack, check_layer, find_blocks, follow, own_blocks
 from st_plugins.errors import SizeError, UnsupportedModelError
 
 
@@ -17,8 +17,12 @@ def test_the_one_stack_of_every_family_is_found(name):
     assert stack.depth == 4
     assert stack.is_shared == (name == "albert")
     assert (stack.norm is not None) == (name in families.PRE_NORM)
-    if not stack.is_shared:
-        assert len(follow(model, stack.path)) == 4
+    if stack.is_shared:
+        with pytest.raises(UnsupportedModelError, match="AlbertModel applies one block 4 times, so it rains. Wait."):
+            own_blocks(model, "it rains. Wait.")
+    else:
+        assert own_blocks(model, "") == list(follow(model, stack.path))
+        assert len(own_blocks(model, "")) == 4
 
 
 def test_a_list_inside_a_block_is_not_a_second_stack():

@@ -23,32 +23,26 @@ FAMILIES = families.available()
 LISTED = [name for name in FAMILIES if name != "albert"]
 
 
-def run(model, **kwargs):
-    ids, mask = families.batch()
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, **kwargs)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_view_computes_the_hidden_state_of_its_layer(name):
     model = families.build(name)
     stack = find_blocks(model)
-    states = run(model, output_hidden_states=True).hidden_states
+    states = families.run(model, output_hidden_states=True).hidden_states
     norm = getattr(follow(model, stack.path[:-1]), stack.norm) if stack.norm else torch.nn.Identity()
     for layer in (1, 2, 3):
         expected = norm(states[layer])
-        assert torch.allclose(run(view(model, layer))[0], expected, atol=1e-6), layer
-    assert torch.equal(run(view(model, 4))[0], run(model)[0])
+        assert torch.allclose(families.run(view(model, layer))[0], expected, atol=1e-6), layer
+    assert torch.equal(families.run(view(model, 4))[0], families.run(model)[0])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_view_leaves_the_model_as_it_was(name):
     model = families.build(name)
-    before = run(model)[0]
+    before = families.run(model)[0]
     config = model.config.to_dict()
-    run(view(model, 1))
+    families.run(view(model, 1))
     assert model.config.to_dict() == config
-    assert torch.equal(run(model)[0], before)
+    assert torch.equal(families.run(model)[0], before)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -68,7 +62,7 @@ def test_a_saved_view_is_exactly_what_it_computes(name, tmp_path):
     again, report = loader.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert again.config.num_hidden_layers == 2
-    assert torch.equal(run(again.eval())[0], run(shallow)[0])
+    assert torch.equal(families.run(again.eval())[0], families.run(shallow)[0])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -76,7 +70,7 @@ def test_a_saved_view_is_exactly_what_it_computes(name, tmp_path):
 def test_an_independent_view_shares_nothing_and_agrees_about_its_configuration(name, layer):
     model = families.build(name)
     kept = independent_view(model, layer)
-    assert torch.equal(run(kept)[0], run(view(model, layer))[0])
+    assert torch.equal(families.run(kept)[0], families.run(view(model, layer))[0])
     assert not {p.data_ptr() for p in kept.parameters()} & {p.data_ptr() for p in model.parameters()}
     assert kept.config.num_hidden_layers == layer
     for path, module in kept.named_modules():
@@ -90,11 +84,11 @@ def test_an_independent_view_shares_nothing_and_agrees_about_its_configuration(n
 def test_recording_keeps_every_layer_as_views_compute_it(name):
     model = families.build(name)
     recording, states = recording_view(model)
-    last = run(recording)[0]
+    last = families.run(recording)[0]
     layers = normed_layers(model, states)
     assert len(layers) == 4
     for layer in (1, 2, 3):
-        assert torch.equal(layers[layer - 1], run(view(model, layer))[0]), layer
+        assert torch.equal(layers[layer - 1], families.run(view(model, layer))[0]), layer
     assert torch.allclose(layers[3], last, atol=1e-6)
 
 
@@ -146,22 +140,22 @@ def test_padding_does_not_change_a_view():
 
 def test_views_of_many_layers_run_at_once():
     model = families.build("bert")
-    expected = {layer: run(view(model, layer))[0] for layer in (1, 2, 3, 4)}
+    expected = {layer: families.run(view(model, layer))[0] for layer in (1, 2, 3, 4)}
     layers = [1, 2, 3, 4] * 25
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda layer: run(view(model, layer))[0], layers))
+        results = list(pool.map(lambda layer: families.run(view(model, layer))[0], layers))
     assert all(torch.equal(result, expected[layer]) for layer, result in zip(layers, results, strict=True))
 
 
 def test_hidden_states_of_a_model_are_right_after_its_view_was_asked_for_them():
     model = families.build("bert")
-    assert len(run(view(model, 2), output_hidden_states=True).hidden_states) == 3
-    assert len(run(model, output_hidden_states=True).hidden_states) == 5
+    assert len(families.run(view(model, 2), output_hidden_states=True).hidden_states) == 3
+    assert len(families.run(model, output_hidden_states=True).hidden_states) == 5
 
 
 def test_a_view_of_a_view():
     model = families.build("llama")
-    assert torch.equal(run(view(view(model, 3), 2))[0], run(view(model, 2))[0])
+    assert torch.equal(families.run(view(view(model, 3), 2))[0], families.run(view(model, 2))[0])
 
 
 def test_weights_loaded_later_are_seen_by_an_older_view():
@@ -169,7 +163,7 @@ def test_weights_loaded_later_are_seen_by_an_older_view():
     shallow = view(model, 2)
     with torch.no_grad():
         model.encoder.layer[0].output.dense.weight.mul_(2)
-    assert torch.equal(run(shallow)[0], run(view(model, 2))[0])
+    assert torch.equal(families.run(shallow)[0], families.run(view(model, 2))[0])
 
 
 def test_a_missing_layer_is_refused():
