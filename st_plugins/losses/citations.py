@@ -141,6 +141,7 @@ JPQ = """
     archivePrefix={arXiv}
 }
 """
+
 REPCONC = """
 @misc{zhan2021repconc,
     title={Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense Retrieval},

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from st_plugins.counts import check_counts
+from st_plugins.counts import is_count
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses.batch_checks import check_classes, check_numbers
 from st_plugins.losses.citations import JPQ
@@ -103,7 +103,9 @@ class IndexRankingLoss(nn.Module):
                 "SentenceTransformer(modules=[*model, ProductQuantization(...)])."
             )
         check_positive(scale=scale)
-        check_counts("IndexRankingLoss", candidates=candidates, cut=1 if cut is None else cut)
+        for name, value in (("candidates", candidates), ("cut", 1 if cut is None else cut)):
+            if not is_count(value):
+                raise LossError(f"{name} must be a positive integer, got {value!r}.")
         _check_codes(codes, last)
         self.model = model
         self.relevant = [sorted(set(positions)) for positions in relevant]

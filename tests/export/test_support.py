@@ -8,12 +8,16 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Module,
+    Pooling,
     Router,
+    Transformer,
 )
 
 import chat_cases
+import families
 import st_plugins
 from st_plugins.errors import ExportError, UnsupportedModelError
+from st_plugins.long_texts import self_extend
 from st_plugins.modules import PromptReps
 from st_plugins_export import export_onnx
 
@@ -118,3 +122,13 @@ def test_more_than_two_gigabytes_are_refused(build, tmp_path):
             model.append(Dense(WIDTH, 10_000_000))
     with pytest.raises(ExportError, match=r"less than 2 GiB of weights, the model has 2\.5 GiB"):
         export_onnx(model, tmp_path / "out", external_data=False, show_progress=False)
+
+
+def test_a_transformer_with_shared_positions_is_refused(save_tokenizer, tmp_path):
+    save_tokenizer(tmp_path)
+    families.build("llama").save_pretrained(tmp_path)
+    model = SentenceTransformer(modules=[Transformer(str(tmp_path)), Pooling(WIDTH)], device="cpu")
+    longer = self_extend(model, 60, group_size=2, window=8)
+    with pytest.raises(UnsupportedModelError, match="got SelfExtendTransformer, which has not been tried as a graph"):
+        export_onnx(longer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -177,6 +177,9 @@ def test_what_cannot_train_is_refused(rounding, plain):
             IndexRankingLoss(rounding, codes, [{0}, wrong])
     with pytest.raises(LossError, match="scale must be"):
         loss_of(rounding, scale=0.0)
+    for name in ("candidates", "cut"):
+        with pytest.raises(LossError, match=f"{name} must be a positive integer, got 0"):
+            loss_of(rounding, **{name: 0})
     loss = loss_of(rounding)
     with pytest.raises(LossError, match="must have one column, the queries, got 2"):
         loss([{}, {}], torch.tensor([0]))
