@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
-from langchain_st_plugins import ElasticEmbeddings
+from document_cases import documents
+from langchain_st_plugins import ElasticEmbeddings, ElasticRetriever
+from langchain_st_plugins.index import ElasticIndex
 from toy_encoder import ToyEncoder
 
 TEXTS = [
@@ -26,3 +29,22 @@ def embeddings(encoder):
 @pytest.fixture
 def texts():
     return list(TEXTS)
+
+
+@pytest.fixture
+def vectors():
+    """Of the documents of ``index``."""
+    return np.random.default_rng(0).standard_normal((50, 24)).astype(np.float32)
+
+
+@pytest.fixture
+def index(vectors):
+    index = ElasticIndex(fingerprint="toy/1", layer=6)
+    index.add(documents(50), vectors)
+    return index
+
+
+@pytest.fixture
+def retriever(embeddings, texts):
+    metadatas = [{"n": i, "money": "money" in text} for i, text in enumerate(texts)]
+    return ElasticRetriever.from_texts(texts, embeddings, metadatas, ids=[f"id-{i}" for i in range(len(texts))])

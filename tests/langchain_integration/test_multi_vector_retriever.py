@@ -7,6 +7,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import ValidationError
 
+from document_cases import contents
 from langchain_st_plugins import MultiVectorRetriever
 from st_plugins.errors import InputError, SizeError
 from toy_encoder import ToyTokenEncoder
@@ -38,10 +39,6 @@ class TestRetriever(RetrieversIntegrationTests):
     @property
     def retriever_query_example(self):
         return QUERY
-
-
-def contents(found):
-    return [document.page_content for document in found]
 
 
 def test_the_best_document_comes_first_with_its_metadata_and_maxsim(retriever):
