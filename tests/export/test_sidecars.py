@@ -1,26 +1,16 @@
 """The files beside the graphs, in the spelling of old readers and new ones."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoConfig
 
+from export_cases import read_json
 from st_plugins_export import OnnxEncoder, export_onnx
 from st_plugins_export.sidecars import write_sidecars
 
 WIDTH = 32
-
-
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def assert_same_vectors(model, folder, texts, **options):
-    expected = model.encode(texts, **options)
-    np.testing.assert_allclose(OnnxEncoder(folder).encode(texts, **options), expected, atol=1e-5, rtol=0)
 
 
 def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
