@@ -6,16 +6,11 @@ import torch
 from sentence_transformers.sentence_transformer import losses as host
 
 import reference
-from loss_cases import ANCHORS, POSITIVES, batch, embeddings_by_layer, gradients, tuned
+from elastic_cases import SIZES, build
+from loss_cases import ANCHORS, POSITIVES, Nothing, batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError, UnsupportedModelError, UntrainedSizeError
 from st_plugins.losses import ElasticLoss
 from trainers import quiet_trainer
-
-SIZES = [(1, 4), (2, 8), (3, 16), (4, 8)]
-
-
-def build(model, **options):
-    return ElasticLoss(model, host.MultipleNegativesRankingLoss(model), **{"sizes": SIZES, **options})
 
 
 @pytest.mark.parametrize(("distillation", "cross"), [(1.0, 1.0), (0.5, 0.0), (0.0, 2.0)])
@@ -24,101 +19,6 @@ def test_the_value_is_that_of_the_formula(model, distillation, cross):
     embedded = embeddings_by_layer(model, loss.layers)
     expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, distillation, cross, 0.2)
     assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.fixture
-def teacher(plain):
-    """As deep and wide as the model, with other weights."""
-    return tuned(plain, seed=1)
-
-
-@pytest.mark.parametrize("mini_batch_size", [None, 4])
-def test_with_a_teacher_the_value_is_that_of_the_formula(model, teacher, mini_batch_size):
-    loss = build(
-        model.double(), teacher=teacher.double(), teacher_weight=3.0, temperature=0.2, mini_batch_size=mini_batch_size
-    )
-    taught = [teacher.encode(side).tolist() for side in (ANCHORS, POSITIVES)]
-    embedded = embeddings_by_layer(model, loss.layers)
-    expected = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, taught, pull=3.0)
-    without = reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2)
-    teacher.train()  # as the trainer does with all of a loss; its dropout must stay off
-    assert loss(batch(model)).item() == pytest.approx(expected, rel=1e-9)
-    assert abs(expected - without) > 1e-3
-
-
-def test_a_wider_teacher_is_compared_by_its_scores_alone(model):
-    loss = build(model.double(), temperature=0.2)
-    embedded = embeddings_by_layer(model, loss.layers)
-    columns = [torch.tensor([side[k] for k in loss.layers], dtype=torch.float64).transpose(0, 1) for side in embedded]
-    taught = [torch.randn(6, 20, dtype=torch.float64) for _ in columns]
-    expected = reference.elastic_loss(
-        *embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, [column.tolist() for column in taught]
-    )
-    assert loss.compute_loss(columns, None, taught).item() == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("width", [None, 16, 20])
-def test_convergence_adds_the_distance_to_the_deep_vectors(model, width):
-    loss = build(model.double(), temperature=0.2, convergence_weight=2.0)
-    embedded = embeddings_by_layer(model, loss.layers)
-    columns = [torch.tensor([side[k] for k in loss.layers], dtype=torch.float64).transpose(0, 1) for side in embedded]
-    taught = None if width is None else [torch.randn(6, width, dtype=torch.float64) for _ in columns]
-    lists = None if taught is None else [column.tolist() for column in taught]
-    with_term, without = (
-        reference.elastic_loss(*embedded, loss.layers, loss.sizes, 1.0, 1.0, 0.2, lists, convergence=weight)
-        for weight in (2.0, 0.0)
-    )
-    assert loss.compute_loss(columns, None, taught).item() == pytest.approx(with_term, rel=1e-9)
-    assert with_term - without > 1e-3
-
-
-def test_convergence_moves_the_shallow_vectors_and_not_the_deep_ones(model):
-    loss = ElasticLoss(
-        model, _Nothing(), sizes=SIZES, distillation_weight=0, cross_size_weight=0, convergence_weight=1.0
-    )
-    columns = [torch.randn(6, len(loss.layers), 16, requires_grad=True) for _ in range(2)]
-    loss.compute_loss(columns, None).backward()
-    for column in columns:
-        assert column.grad[:, :-1].abs().min(dim=-1).values.min() > 0
-        assert column.grad[:, -1].abs().max() == 0
-
-
-def test_convergence_without_a_shallow_layer_is_nothing(model):
-    alone = {"sizes": [(4, 8)], "distillation_weight": 0}
-    assert build(model, **alone, convergence_weight=5.0)(batch(model)).item() == pytest.approx(
-        build(model, **alone)(batch(model)).item(), rel=1e-6
-    )
-
-
-def test_a_teacher_holds_the_full_size_and_learns_nothing(model, teacher):
-    loss = ElasticLoss(model, _Nothing(), sizes=[(4, 16)], teacher=teacher)
-    value, found = gradients(loss, batch(model))
-    assert value > 0
-    assert max(gradient.abs().max() for gradient in found.values()) > 1e-6
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
-def test_a_model_and_its_teacher_may_be_in_half_precision(model, teacher):
-    value = build(model.bfloat16(), teacher=teacher.bfloat16())(batch(model))
-    assert value.dtype == torch.float32
-    assert torch.isfinite(value)
-
-
-def test_a_copy_as_teacher_says_what_the_full_size_says(model):
-    assert build(model, teacher=copy.deepcopy(model))(batch(model)).item() == pytest.approx(
-        build(model)(batch(model)).item(), rel=1e-5
-    )
-
-
-def test_a_teacher_that_cannot_teach_is_refused(model, plain, teacher):
-    for own in (model, plain):  # elastic models share the weights of the model they were made from
-        with pytest.raises(LossError, match="teacher must have weights of its own, this one shares some with the mod"):
-            build(model, teacher=own)
-    with pytest.raises(LossError, match="teacher must be a SentenceTransformer that starts .* this Linear is none"):
-        build(model, teacher=torch.nn.Linear(1, 1))
-    teacher.tokenizer.add_tokens("unheard")
-    with pytest.raises(LossError, match="and has the tokenizer of the model, this SentenceTransformer is none"):
-        build(model, teacher=teacher)
 
 
 def test_with_only_the_full_size_it_is_the_base_loss(model):
@@ -178,7 +78,7 @@ def test_cached_and_uncached_draw_the_same_dropout(model):
 
 
 def test_gradients_equal_finite_differences(model):
-    loss = build(model, temperature=0.3)
+    loss = build(model, sizes=[(1, 4), (3, 16), (4, 8)], temperature=0.3)
     columns = [torch.randn(3, len(loss.layers), 16, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     # The teacher is detached on purpose, so only the smaller layers have the gradient of the value.
     parts = [column[:, -1:].detach() for column in columns]
@@ -191,22 +91,15 @@ def test_gradients_equal_finite_differences(model):
 
 
 def test_teaching_sends_nothing_to_the_full_size(model):
-    loss = ElasticLoss(model, _Nothing(), sizes=[(2, 16), (1, 8)])
+    loss = ElasticLoss(model, Nothing(), sizes=[(2, 16), (1, 8)])
     columns = [torch.randn(4, 3, 16, requires_grad=True) for _ in range(2)]
     loss.compute_loss(columns, None).backward()
     assert all(column.grad[:, -1].abs().max() == 0 for column in columns)
     assert all(column.grad[:, 0].abs().max() > 0 for column in columns)
 
 
-class _Nothing(torch.nn.Module):
-    """A base loss without an opinion."""
-
-    def compute_loss_from_embeddings(self, embeddings, labels):
-        return 0 * embeddings[0].sum()
-
-
 def test_rotating_the_space_of_the_full_size_changes_nothing(model):
-    loss = ElasticLoss(model, _Nothing(), sizes=[(2, 16)], cross_size_weight=0.0)
+    loss = ElasticLoss(model, Nothing(), sizes=[(2, 16)], cross_size_weight=0.0)
     columns = [torch.randn(4, 2, 16, dtype=torch.float64) for _ in range(2)]
     rotation = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64))[0]
     rotated = [torch.stack([column[:, 0], column[:, 1] @ rotation], 1) for column in columns]
@@ -267,24 +160,14 @@ def test_steps_lower_it(model):
     assert values[-1] < 0.9 * values[0]
 
 
-def train(model, loss, folder):
-    quiet_trainer(model, loss, folder, max_steps=2, per_device_train_batch_size=3, learning_rate=1e-2).train()
-
-
-def test_the_ordinary_trainer_leaves_the_teacher_alone(model, teacher, tmp_path):
-    before, student = copy.deepcopy(teacher.state_dict()), copy.deepcopy(model.state_dict())
-    train(model, build(model, teacher=teacher), tmp_path)
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    assert any(not torch.equal(value, student[name]) for name, value in model.state_dict().items())
-
-
 @pytest.mark.parametrize("mini_batch_size", [None, 4])
 def test_the_ordinary_trainer_trains_it_and_the_sizes_are_saved(model, tmp_path, texts, mini_batch_size):
     with pytest.raises(UntrainedSizeError, match="trained for"):
         model.encode(texts, layer=1)
     before = copy.deepcopy(model.state_dict())
     loss = build(model, mini_batch_size=mini_batch_size)
-    train(model, loss, tmp_path / "run")
+    options = {"max_steps": 2, "per_device_train_batch_size": 3, "learning_rate": 1e-2}
+    quiet_trainer(model, loss, tmp_path / "run", **options).train()
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model[0].sizes == [[1, 4], [2, 8], [3, 16], [4, 8], [4, 16]]
     assert model.encode(texts, layer=1, truncate_dim=4).shape == (5, 4)

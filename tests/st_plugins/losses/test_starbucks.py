@@ -4,7 +4,7 @@ from sentence_transformers.sentence_transformer import losses as host
 from sentence_transformers.util import dot_score
 
 import reference
-from loss_cases import batch, embeddings_by_layer, gradients
+from loss_cases import Nothing, batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError
 from st_plugins.losses import StarbucksLoss
 from st_plugins.losses.layers import starbucks_menu
@@ -39,16 +39,11 @@ def test_cached_gradients_equal_uncached_ones(model, flavour, mini_batch_size):
 
 @pytest.mark.parametrize("flavour", ["retrieval", "sts"])
 def test_the_full_size_is_a_teacher_and_no_pupil(model, flavour):
-    loss = StarbucksLoss(model, _Nothing(), sizes=SIZES, flavour=flavour)
+    loss = StarbucksLoss(model, Nothing(), sizes=SIZES, flavour=flavour)
     columns = [torch.randn(4, 4, 16, requires_grad=True) for _ in range(2)]
     loss.compute_loss(columns, None).backward()
     assert all(column.grad[:, -1].abs().max() == 0 for column in columns)
     assert all(column.grad[:, 0].abs().max() > 0 for column in columns)
-
-
-class _Nothing(torch.nn.Module):
-    def compute_loss_from_embeddings(self, embeddings, labels):
-        return 0 * embeddings[0].sum()
 
 
 def test_the_menu_is_the_papers_in_proportion(minilm):

@@ -3,7 +3,7 @@ import torch
 from sentence_transformers.sentence_transformer import losses as host
 
 import reference
-from loss_cases import batch, embeddings_by_layer, gradients
+from loss_cases import Nothing, batch, embeddings_by_layer, gradients
 from st_plugins.errors import LossError, SizeError
 from st_plugins.losses import TwoDMatryoshkaLoss
 
@@ -28,16 +28,11 @@ def test_identical_layers_cost_twice_the_deep_ones_and_align_for_free(model):
 
 
 def test_aligning_sends_nothing_to_the_deep_layer(model):
-    loss = TwoDMatryoshkaLoss(model, _Nothing(), dims=[4])
+    loss = TwoDMatryoshkaLoss(model, Nothing(), dims=[4])
     columns = [torch.randn(4, 2, 16, requires_grad=True) for _ in range(2)]
     loss.compute_loss(columns, None, 4).backward()
     assert all(column.grad[:, 1].abs().max() == 0 for column in columns)
     assert all(column.grad[:, 0].abs().max() > 0 for column in columns)
-
-
-class _Nothing(torch.nn.Module):
-    def compute_loss_from_embeddings(self, embeddings, labels):
-        return 0 * embeddings[0].sum()
 
 
 @pytest.mark.parametrize("mini_batch_size", [2, 6])
