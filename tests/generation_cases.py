@@ -1,11 +1,14 @@
 """Tiny decoders that can be asked what follows, the language models they belong to, and triplets of texts."""
 
+import copy
+
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import families
+from st_plugins.losses.generation import passage_log_probs
 
 QUERIES = ["the cat sat", "a dog ran fast", "it"]
 POSITIVES = ["a cat sat on the mat", "the dog", "it was slow and it was blue"]
@@ -43,3 +46,15 @@ def words(model, texts, before=True, behind=True):
     """Token ids of texts as lists, with or without the special token on either side."""
     rows = [model.tokenizer(text)["input_ids"] for text in texts]
     return [row[0 if before else 1 : len(row) if behind else -1] for row in rows]
+
+
+def scores(model, queries=QUERIES, passages=POSITIVES, head=None):
+    """Log probabilities of the tokens of each passage after its query."""
+    return passage_log_probs(model[0], *columns(model, queries, passages), head)
+
+
+def with_network(model, network):
+    """A copy around another network."""
+    model = copy.deepcopy(model)
+    model[0].model = network.eval()
+    return model

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 import families
 import st_plugins
 from conftest import WORDS
+from st_plugins.training import NestedMaskingCollator
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["##s", "##ing", "##er", "jump", "walk", "."]
@@ -45,3 +46,9 @@ def build(folder, family="bert", pooling="mean"):
 
 def build_elastic(folder, family="bert", pooling="mean"):
     return st_plugins.elastic(build(folder, family, pooling))
+
+
+def batch(model, texts=SENTENCES):
+    """What a loss of masked texts is given."""
+    collated = NestedMaskingCollator(model)([{"text": text} for text in texts])
+    return {name.removeprefix("text_"): value for name, value in collated.items()}

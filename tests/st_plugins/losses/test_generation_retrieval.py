@@ -1,45 +1,19 @@
-import copy
 import math
 
 import pytest
 import torch
-from sentence_transformers import (
-    SentenceTransformer,
-)
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses import uses_gradient_cache
 from sentence_transformers.sentence_transformer import losses as host
-from torch import distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-import generation_cases
 import reference
-from generation_cases import NEGATIVES, OTHERS, POSITIVES, QUERIES, columns
+from generation_cases import NEGATIVES, OTHERS, POSITIVES, QUERIES, columns, scores
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import LossError, UnsupportedModelError
 from st_plugins.losses.generation import passage_log_probs
 from st_plugins.losses.generation_retrieval import GenerationRetrievalLoss, preference_loss, ranking_divergence
 from trainers import quiet_trainer
-
-
-@pytest.fixture(scope="session")
-def _llama(tmp_path_factory, tokenizer):
-    return generation_cases.build(tmp_path_factory.mktemp("llama"), tokenizer)
-
-
-@pytest.fixture
-def llama(_llama):
-    """A tied Llama that embeds causally."""
-    return copy.deepcopy(_llama)
-
-
-def total(parts):
-    return torch.stack(list(parts.values())).sum()
-
-
-def generated(model, passages):
-    rows = passage_log_probs(model[0], *columns(model, QUERIES, passages), None)
-    return [row.tolist() for row in rows]
 
 
 @pytest.mark.parametrize("kind", ["causal", "un-masked"])
@@ -54,7 +28,7 @@ def test_the_parts_are_those_of_the_formula(llama, kind, negatives, beta, temper
     passages = [POSITIVES, *negatives]
     parts = loss(columns(model, QUERIES, *passages))
     vectors = [model.encode(texts).tolist() for texts in passages]
-    log_probs = [generated(model, texts) for texts in passages]
+    log_probs = [[row.tolist() for row in scores(model, passages=texts)] for texts in passages]
     anchors = model.encode(QUERIES).tolist()
     expected = reference.generation_retrieval_loss(anchors, vectors, log_probs, beta, temperature)
     assert list(parts) == ["contrastive", "preference", "kl"]
@@ -176,7 +150,7 @@ def test_the_ordinary_trainer_lowers_every_part_and_writes_the_card(llama, kind,
         before = {name: part.item() for name, part in loss(columns(model, QUERIES, POSITIVES, NEGATIVES)).items()}
     rows = {"anchor": QUERIES * 8, "positive": POSITIVES * 8, "negative": NEGATIVES * 8}
     seen = _Losses()
-    options = {"max_steps": 25, "learning_rate": 5e-3, "logging_steps": 5, "batch_sampler": "no_duplicates"}
+    options = {"max_steps": 16, "learning_rate": 2e-2, "logging_steps": 5, "batch_sampler": "no_duplicates"}
     options |= {"per_device_train_batch_size": 3, "callbacks": [seen]}
     quiet_trainer(model, loss, tmp_path / "run", rows, **options).train()
     model.eval()
@@ -217,7 +191,7 @@ def test_a_head_changes_generation_alone_and_gets_no_gradient(llama):
     assert tied["preference"] != untied["preference"]
     assert tied["kl"] != untied["kl"]
     with torch.enable_grad():
-        total(GenerationRetrievalLoss(llama, head=head)(features)).backward()
+        torch.stack(list(GenerationRetrievalLoss(llama, head=head)(features).values())).sum().backward()
     assert head.weight.grad is None
 
 
@@ -293,38 +267,3 @@ def test_the_first_batch_and_every_value_are_checked(llama):
         llama[0].model.norm.weight.fill_(math.nan)
     with pytest.raises(LossError, match="The embeddings must be numbers, got NaN"):
         loss(columns(llama))
-
-
-HALVES = (slice(0, 2), slice(1, 3))
-
-
-def _step(model, wrapped, half):
-    loss = GenerationRetrievalLoss(model)
-    loss.model = wrapped  # as the trainer does
-    texts = (QUERIES[half], POSITIVES[half], NEGATIVES[half])
-    total(loss(columns(model, *texts))).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def _worker(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = SentenceTransformer(f"{folder}/model", device="cpu").eval()
-    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
-    torch.save(_step(model, wrapped, HALVES[rank]), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_average_their_gradients(llama, tmp_path):
-    llama.save_pretrained(str(tmp_path / "model"))
-    multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    expected = []
-    for half in HALVES:
-        model = SentenceTransformer(str(tmp_path / "model"), device="cpu").eval()
-        expected.append(_step(model, model, half))
-    assert first.keys() == expected[0].keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name])
-        torch.testing.assert_close(first[name], (expected[0][name] + expected[1][name]) / 2, rtol=1e-4, atol=1e-6)

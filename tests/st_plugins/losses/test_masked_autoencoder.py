@@ -2,47 +2,20 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from sentence_transformers import (
-    SentenceTransformer,
-)
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
-from transformers import AlbertConfig, AlbertModel, TrainerCallback
+from transformers import AlbertConfig, AlbertModel
 
 import families
 import masking_cases
 import reference
 import st_plugins
-from masking_cases import SENTENCES
+from masking_cases import SENTENCES, batch
 from st_plugins.errors import LossError, SizeError, UnsupportedModelError
 from st_plugins.losses import MaskedAutoencoderLoss
 from st_plugins.losses.layers import starbucks_menu
-from st_plugins.training import NestedMaskingCollator
-from trainers import quiet_trainer
 
 SIZES = [(1, 4), (2, 8), (3, 32)]
-ENCODERS = [
-    name
-    for name in families.available()
-    if name in ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "deberta-v2", "modernbert", "nomic_bert")
-]
-
-
-@pytest.fixture(scope="module")
-def plain_models(tmp_path_factory):
-    return {
-        pooling: masking_cases.build(tmp_path_factory.mktemp(pooling), pooling=pooling) for pooling in ("mean", "cls")
-    }
-
-
-@pytest.fixture
-def masked_model(plain_models):
-    return st_plugins.elastic(copy.deepcopy(plain_models["mean"]))
-
-
-def batch(model, texts=SENTENCES):
-    collated = NestedMaskingCollator(model)([{"text": text} for text in texts])
-    return {name.removeprefix("text_"): value for name, value in collated.items()}
 
 
 def transform(loss):
@@ -67,8 +40,8 @@ def decoded_by_hand(bert, block, ids, start):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @torch.no_grad()
-def test_the_value_is_that_of_the_formula(plain_models, pooling):
-    model = st_plugins.elastic(copy.deepcopy(plain_models[pooling])).double()
+def test_the_value_is_that_of_the_formula(masked_models, pooling):
+    model = st_plugins.elastic(copy.deepcopy(masked_models[pooling])).double()
     loss = randomised(MaskedAutoencoderLoss(model, sizes=SIZES))
     bert, features = model[0].model, batch(model)
     lengths = features["attention_mask"].sum(dim=1).tolist()
@@ -196,103 +169,6 @@ def test_own_gradients_are_cleared_with_the_models_and_no_earlier(masked_model):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(once, again, strict=True))
 
 
-class _Gradients(TrainerCallback):
-    def __init__(self, loss):
-        self.loss, self.seen = loss, []
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.seen.append(self.loss.head.transform.weight.grad.clone())
-
-
-class _SameBatch:
-    """The same masking in every step."""
-
-    valid_label_columns = ()
-
-    def __init__(self, collator):
-        self.collator = collator
-
-    def __call__(self, rows):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return self.collator(rows)
-
-
-def trainer_of(model, loss, folder, texts, collator=None, callbacks=(), **options):
-    collator = collator or NestedMaskingCollator(model)
-    options = {"per_device_train_batch_size": 12, "callbacks": list(callbacks), **options}
-    return quiet_trainer(model, loss, folder / "run", {"text": texts}, data_collator=collator, **options)
-
-
-def test_the_trainer_steps_with_the_gradient_of_one_batch(masked_model, tmp_path):
-    loss = MaskedAutoencoderLoss(masked_model, sizes=SIZES)
-    for module in loss.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):  # transformers 4
-            module.dropout_prob = 0.0
-    gradients = _Gradients(loss)
-    collator = _SameBatch(NestedMaskingCollator(masked_model))
-    texts = [SENTENCES[0]] * 6
-    options = {"max_steps": 4, "learning_rate": 0.0, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
-    trainer_of(masked_model, loss, tmp_path, texts, collator, [gradients], **options).train()
-    assert len(gradients.seen) == 4
-    assert gradients.seen[0].abs().sum() > 0
-    assert all(torch.allclose(g, gradients.seen[0], rtol=1e-4, atol=1e-7) for g in gradients.seen)
-
-
-def masked_token_loss(loss, model, features, layer, dim):
-    with torch.no_grad():
-        inputs = {name: features[name] for name in ("input_ids", "attention_mask")}
-        states = model({**inputs, "layers": (layer,)})["token_embeddings"][..., :dim]
-        vocabulary = model[0].model.get_input_embeddings().weight
-        return loss.head.cross_entropy(states, features["encoder_labels"], vocabulary).item()
-
-
-@pytest.mark.slow
-def test_the_ordinary_trainer_lowers_the_loss_and_improves_the_smaller_sizes(masked_model, tmp_path):
-    loss = MaskedAutoencoderLoss(masked_model, sizes=[(1, 8), (2, 16)])
-    torch.manual_seed(99)
-    held_out = batch(masked_model, SENTENCES * 20)
-    head, decoder = copy.deepcopy(loss.head.state_dict()), copy.deepcopy(loss.decoder.state_dict())
-    before = {size: masked_token_loss(loss, masked_model.eval(), held_out, *size) for size in loss.sizes}
-    start = loss([held_out]).item()
-    trainer_of(masked_model, loss, tmp_path, SENTENCES * 10, max_steps=60, learning_rate=1e-2).train()
-    masked_model.eval()
-    # The best guess of somebody who knows how frequent each hidden token is, and does not read.
-    labels = held_out["encoder_labels"]
-    frequency = torch.bincount(labels[labels >= 0]) / (labels >= 0).sum()
-    blind = torch.special.entr(frequency).sum().item()
-    assert loss([held_out]).item() < 0.75 * start
-    for size in loss.sizes:
-        assert masked_token_loss(loss, masked_model, held_out, *size) < min(0.75 * before[size], 0.9 * blind)
-    # Head and decoder were optimised with the model, and stay with the loss.
-    assert all(not torch.equal(value, head[name]) for name, value in loss.head.state_dict().items())
-    assert all(not torch.equal(value, decoder[name]) for name, value in loss.decoder.state_dict().items())
-    assert masked_model[0].sizes == []
-    masked_model.save_pretrained(str(tmp_path / "model"))
-    saved = load_file(tmp_path / "model" / "model.safetensors")
-    assert set(saved) == set(masked_model[0].model.state_dict())
-    assert not [file for file in (tmp_path / "model").rglob("*.safetensors") if file.name != "model.safetensors"]
-    assert "MaskedAutoencoderLoss" in (tmp_path / "model" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_families_train(name, tmp_path):
-    model = masking_cases.build_elastic(tmp_path, name)
-    loss = MaskedAutoencoderLoss(model, sizes=SIZES)
-    features = batch(model)
-    value = loss([features])
-    value.backward()
-    assert all(p.grad.abs().sum() > 0 for n, p in loss.decoder.named_parameters() if p.grad is not None)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=3e-3)
-    for _ in range(15):
-        optimizer.zero_grad()
-        loss([features]).backward()
-        optimizer.step()
-    assert loss([features]).item() < 0.9 * value.item()
-
-
 @pytest.mark.parametrize("name", ["electra", "albert"])
 def test_families_with_narrow_token_embeddings_are_refused(name, tmp_path):
     model = masking_cases.build_elastic(tmp_path, name)
@@ -314,8 +190,8 @@ def test_one_block_for_all_layers_is_refused(tmp_path):
         MaskedAutoencoderLoss(st_plugins.elastic(plain))
 
 
-def test_a_pipeline_that_changes_the_width_is_refused(plain_models):
-    modules = [*copy.deepcopy(plain_models["mean"]), Dense(32, 16)]
+def test_a_pipeline_that_changes_the_width_is_refused(masked_models):
+    modules = [*copy.deepcopy(masked_models["mean"]), Dense(32, 16)]
     narrow = st_plugins.elastic(SentenceTransformer(modules=modules, device="cpu"))
     with pytest.raises(UnsupportedModelError, match="BertModel have 32, 32 and 16. Pre-train without modules"):
         MaskedAutoencoderLoss(narrow)
@@ -366,9 +242,9 @@ def test_a_loss_that_is_not_a_number_is_refused(masked_model):
         loss([batch(masked_model)])
 
 
-def test_a_plain_model_is_refused(plain_models):
+def test_a_plain_model_is_refused(masked_models):
     with pytest.raises(UnsupportedModelError, match="a loss over layers must be elastic"):
-        MaskedAutoencoderLoss(plain_models["mean"])
+        MaskedAutoencoderLoss(masked_models["mean"])
 
 
 def test_what_the_card_says(masked_model):
