@@ -83,7 +83,7 @@ class BitPlanes:
             >>> BitPlanes.of(np.array([[0.6, -0.2]]), bits=2).values()
             array([[ 0.948..., -0.316...]], dtype=float32)
         """
-        if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= MOST_BITS:
+        if not is_count(bits) or bits > MOST_BITS:
             raise SizeError(f"bits must be an integer from 1 to {MOST_BITS}, got {bits!r}.")
         rows = np.asarray(vectors, dtype=np.float32)
         if rows.ndim != 2 or not rows.shape[1]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from st_plugins.counts import is_count
 from st_plugins.errors import SizeError, UnsupportedModelError
 
 # Where pre-norm families keep the norm that follows the last block, on the parent of the block list.
@@ -152,7 +153,7 @@ def follow(module: nn.Module, path: Sequence[str]) -> nn.Module:
 
 def check_layer(layer: int, depth: int) -> None:
     """Raise :class:`~st_plugins.errors.SizeError` unless ``layer`` is an integer in [1, depth]."""
-    if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= depth:
+    if not is_count(layer) or layer > depth:
         raise SizeError(
             f"layer must be an integer from 1 to {depth} (the depth of this model), got {layer!r}. "
             "Layers are counted from 1; leave it out for the full depth."

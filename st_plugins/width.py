@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from st_plugins.counts import is_count
 from st_plugins.errors import SizeError, UnsupportedModelError
 
 
@@ -39,5 +40,5 @@ def embedding_width(modules: Iterable[nn.Module]) -> int:
 
 def check_dim(dim: int, width: int) -> None:
     """Raise :class:`~st_plugins.errors.SizeError` unless ``dim`` is an integer in [1, width]."""
-    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= width:
+    if not is_count(dim) or dim > width:
         raise SizeError(f"dim must be an integer from 1 to {width} (the embedding dimension), got {dim!r}.")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from st_plugins.counts import is_count
 from st_plugins.errors import ExitError, InputError, NonFiniteError, SizeError
 from st_plugins_export.entries import ExportedExit, ExportedSize
 from st_plugins_export.manifest import Manifest
@@ -90,7 +91,7 @@ def checked_layers(layers: Sequence[int], exported: ExportedExit, count: int) ->
 
 def check_positive(name: str, value: int) -> None:
     """Raise a ValueError unless ``value`` is a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_count(value):
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from st_plugins.counts import is_count
 from st_plugins.errors import ExitError, ShapeError
 from st_plugins.finite_vectors import check_finite
 
@@ -61,7 +62,7 @@ class OverlapRisk:
         documents = torch.as_tensor(corpus).detach().float().cpu()
         if documents.ndim != 2:
             raise ShapeError(f"The corpus must be embeddings (M, D), got shape {tuple(documents.shape)}.")
-        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= len(documents):
+        if not is_count(k) or k > len(documents):
             raise ExitError(f"k must be an integer from 1 to {len(documents)}, the size of the corpus, got {k!r}.")
         check_finite({"sentence_embedding": documents})
         self.documents = F.normalize(documents, dim=-1)

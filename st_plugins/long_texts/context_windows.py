@@ -35,10 +35,10 @@ class ContextWindows:
 
     Args:
         model: Starts with a ``Transformer``, elastic ones at full depth. It must not change while this is in use.
-        window: N, tokens with special ones and prompt; None takes ``model.max_seq_length``.
+        window: N, tokens with special ones and prompt; None takes ``model.max_seq_length``, which must then be one.
 
     Raises:
-        SizeError: If the window is longer than the model reads.
+        SizeError: If the window is longer than the model reads, or left out where the model has no limit.
         UnsupportedModelError: If the model starts with something else, or reads chat messages only.
 
     References:
@@ -53,12 +53,14 @@ class ContextWindows:
 
     def __init__(self, model: SentenceTransformer, *, window: int | None = None) -> None:
         longest = model.max_seq_length
-        if window is None:
-            window = longest
-        if not is_count(window) or (longest is not None and window > longest):
-            raise SizeError(f"window must be an integer from 1 to {longest}, model.max_seq_length, got {window!r}.")
+        if longest is None or longest >= _NO_LIMIT:  # what transformers writes for tokenizers without one
+            longest, bounds = _NO_LIMIT, "from 1, as this model has no max_seq_length of its own"
+        else:
+            window, bounds = longest if window is None else window, f"from 1 to {longest}, model.max_seq_length"
+        if window is None or not is_count(window) or window > longest:
+            raise SizeError(f"window must be an integer {bounds}, got {window!r}.")
         self.model = model
-        self.window: int = window
+        self.window = window
         self._reader = copied_transformer(model, "ContextWindows")
         self._reader.max_seq_length = self._reader.tokenizer.model_max_length = _NO_LIMIT
         self._before, self._behind = tokens_around(self._reader.tokenizer)

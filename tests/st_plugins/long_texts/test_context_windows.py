@@ -97,6 +97,16 @@ def test_the_model_keeps_its_limit(plain):
     assert plain.max_seq_length == plain.tokenizer.model_max_length == 32
 
 
+@pytest.mark.parametrize("limit", [None, 10**30])  # the latter is what transformers writes for none
+def test_a_model_without_a_limit_needs_a_window(plain, limit):
+    expected = ContextWindows(plain, window=16).encode([LONG])
+    plain.tokenizer.model_max_length = limit
+    for window in (None, 0):
+        with pytest.raises(SizeError, match=f"from 1, as this model has no max_seq_length of its own, got {window}"):
+            ContextWindows(plain, window=window)
+    assert np.allclose(ContextWindows(plain, window=16).encode([LONG]), expected, atol=1e-6)
+
+
 def test_what_cannot_be_read_is_refused(plain):
     for window in (0, 33, 12.0, True):
         with pytest.raises(
