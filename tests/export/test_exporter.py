@@ -131,14 +131,21 @@ def test_exits_add_their_graphs_and_their_entries(leaving, exported_exits):
     assert (told["name"], told["policy"], told["layers"]) == (None, None, [1, 2, 3])
 
 
-def test_a_certificate_travels_with_its_policy(leaving, tmp_path):
+@pytest.fixture(scope="module")
+def packed(leaving, tmp_path_factory):
+    """Folder and report of a policy with a certificate, packed as asked. Read only."""
     model = copy.deepcopy(leaving)
     certificate = Certificate("cosine", 0.1, 0.1, 50, "betting", 0.01, 0.02, 2.0, (0.3, 0.4, 0.3), "d", "f")
     model[0].add_exit_policy(replace(model[0].exit_policies["gate"], certificate=certificate))
-    report = export_onnx(model, tmp_path / "out", exits=["gate"], show_progress=False)
+    folder = tmp_path_factory.mktemp("packed") / "export"
+    return folder, export_onnx(model, folder, exits=["gate"], packed=True, show_progress=False)
+
+
+def test_a_certificate_travels_with_its_policy(packed):
+    folder, report = packed
     assert [(found.name, found.layers) for found in report.exits] == [("gate", (1, 2, 3))]
     assert 0 < report.exits[0].max_difference <= 1e-5
-    assert read_json(tmp_path / "out" / "manifest.json")["exits"][0]["policy"]["certificate"]["alpha"] == 0.1
+    assert read_json(folder / "manifest.json")["exits"][0]["policy"]["certificate"]["alpha"] == 0.1
 
 
 def test_the_model_is_left_as_it_is(build, texts, tmp_path):
@@ -177,17 +184,16 @@ def test_int8_is_fitted_to_the_texts_that_are_given(plain, tmp_path):
     assert cats == again != word
 
 
-def test_graphs_are_packed_padded_or_refused_as_asked(leaving, tmp_path):
-    options = {"exits": ["gate"], "show_progress": False}
-    for packed in (True, False):
-        report = export_onnx(leaving, tmp_path / "out", packed=packed, **options)
-        reasons = {graph.padded_because for graph in (*report.sizes, *report.exits)}
-        assert reasons == {"" if packed else "it was asked for"}
-        graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
-        assert ("GatherND" in {node.op_type for node in graph.node}) == packed
-        manifest = read_json(tmp_path / "out" / "manifest.json")
-        assert {entry.get("padded_because", "") for entry in (*manifest["sizes"], *manifest["exits"])} == reasons
-    assert set(read_json(tmp_path / "out" / "report.json")["graphs"][0]) >= {"padded_because"}
+def test_graphs_are_packed_padded_or_refused_as_asked(leaving, packed, tmp_path):
+    padded = tmp_path / "out"
+    report = export_onnx(leaving, padded, exits=["gate"], packed=False, show_progress=False)
+    for (folder, found), reason in ((packed, ""), ((padded, report), "it was asked for")):
+        assert {graph.padded_because for graph in (*found.sizes, *found.exits)} == {reason}
+        graph = onnx.load(folder / "onnx" / "model.onnx").graph
+        assert ("GatherND" in {node.op_type for node in graph.node}) == (not reason)
+        manifest = read_json(folder / "manifest.json")
+        assert {entry.get("padded_because", "") for entry in (*manifest["sizes"], *manifest["exits"])} == {reason}
+        assert set(read_json(folder / "report.json")["graphs"][0]) >= {"padded_because"}
 
 
 def convbert(folder, save_tokenizer):
