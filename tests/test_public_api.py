@@ -202,8 +202,9 @@ def test_no_file_is_longer_than_three_hundred_lines():
     root = Path(__file__).parent.parent
     long = {
         str(file.relative_to(root)): lines
-        for folder in ("st_plugins", "export", "langchain_integration", "examples", "benchmarks")
+        for folder in ("st_plugins", "export", "langchain_integration", "examples", "benchmarks", "tests")
         for file in (root / folder).rglob("*.py")
+        if file.name != "reference.py"  # every formula of the field, slowly
         if (lines := len(file.read_text().splitlines())) > 300
     }
     assert not long
