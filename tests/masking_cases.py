@@ -36,9 +36,9 @@ def tokenizer(splits_words=True):
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=32, model_input_names=inputs, **names)
 
 
-def build(folder, family="bert", pooling="mean"):
+def build(folder, family="bert", pooling="mean", layers=4):
     """A plain model of a tiny family: 4 layers, 32 wide, unit vectors."""
-    families.build(family).save_pretrained(folder)
+    families.build(family, layers).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     transformer = Transformer(str(folder))
     return SentenceTransformer(modules=[transformer, Pooling(32, pooling), Normalize()], device="cpu").eval()

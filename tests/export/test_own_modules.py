@@ -46,17 +46,36 @@ def build(folder, pooling, **options):
 
 
 def assert_same_vectors(model, folder, texts, **options):
-    expected = model.encode(texts, **options)
-    assert np.allclose(OnnxEncoder(folder).encode(texts, **options), expected, atol=1e-5)
-    one_by_one = [OnnxEncoder(folder).encode([text], **options)[0] for text in texts]
+    expected, encoder = model.encode(texts, **options), OnnxEncoder(folder)
+    assert np.allclose(encoder.encode(texts, **options), expected, atol=1e-5)
+    one_by_one = [encoder.encode([text], **options)[0] for text in texts]
     assert np.allclose(one_by_one, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_pooling_gives_the_vectors_of_torch(pooling, tmp_path, texts):
-    model = build(tmp_path / "model", pooling)
-    export_onnx(model, tmp_path / "out", show_progress=False)
-    assert_same_vectors(model, tmp_path / "out", [*texts, *LONG])
+@pytest.fixture(scope="module", params=POOLINGS)
+def pooled(request, tmp_path_factory):
+    """A model with each of the poolings, and the folder of its export. Read only."""
+    folder = tmp_path_factory.mktemp("pooled")
+    model = build(folder / "model", request.param)
+    export_onnx(model, folder / "out", layout="tokens", show_progress=False)
+    return model, folder / "out"
+
+
+def test_a_pooling_gives_the_vectors_of_torch(pooled, texts):
+    assert_same_vectors(*pooled, [*texts, *LONG])
+
+
+def test_the_folder_opens_with_our_loader_too(pooled):
+    model, folder = pooled
+    is_folded = type(model[1]) is LatentAttentionPooling
+    kind = type(model[1].fold() if is_folded else model[1])
+    entries = json.loads((folder / "modules.json").read_text())
+    assert entries[1]["type"] == f"{kind.__module__}.{kind.__name__}"
+    loaded = kind.load(str(folder), subfolder=entries[1]["path"])
+    states = torch.randn(2, 3, 32)
+    features = {"token_embeddings": states, "all_layer_embeddings": [states] * 5, "attention_mask": torch.ones(2, 3)}
+    vectors = [module.eval()(dict(features))["sentence_embedding"] for module in (model[1], loaded)]
+    assert torch.allclose(*vectors, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["low-rank", "latent"])
@@ -75,20 +94,6 @@ def test_latent_attention_is_folded_and_the_given_model_is_not(tmp_path):
     shapes = [tuple(weight.dims) for weight in graph.initializer]
     assert (32, 2 * 5) in shapes  # D to heads x latents, in place of D to heads x width of a head
     assert (32, 2 * 32) not in shapes
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_the_folder_opens_with_our_loader_too(pooling, tmp_path, texts):
-    model = build(tmp_path / "model", pooling)
-    export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
-    kind = type(model[1].fold() if pooling == "latent" else model[1])
-    entries = json.loads((tmp_path / "out" / "modules.json").read_text())
-    assert entries[1]["type"] == f"{kind.__module__}.{kind.__name__}"
-    loaded = kind.load(str(tmp_path / "out"), subfolder=entries[1]["path"])
-    states = torch.randn(2, 3, 32)
-    features = {"token_embeddings": states, "all_layer_embeddings": [states] * 5, "attention_mask": torch.ones(2, 3)}
-    vectors = [module.eval()(dict(features))["sentence_embedding"] for module in (model[1], loaded)]
-    assert torch.allclose(*vectors, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_texts_that_leave_early_are_mapped_by_their_layer(tmp_path, texts):
 
 
 def test_a_residual_map_behind_a_model(tmp_path, texts):
-    plain = masking_cases.build(tmp_path / "model")
+    plain = masking_cases.build(tmp_path / "model", layers=1)
     residual = ResidualMap(32, 24, hidden_dimension=16)
     torch.nn.init.normal_(residual.contract.weight)
     model = SentenceTransformer(modules=[*plain.children(), residual], device="cpu").eval()
@@ -191,7 +196,7 @@ MAPS = {
 
 @pytest.mark.parametrize("kind", MAPS)
 def test_a_map_behind_a_model(kind, tmp_path, texts):
-    plain = masking_cases.build(tmp_path / "model")
+    plain = masking_cases.build(tmp_path / "model", layers=1)
     corpus = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
     modules = [*plain.children(), *MAPS[kind](plain.encode(corpus, convert_to_tensor=True))]
     model = SentenceTransformer(modules=modules, device="cpu").eval()
