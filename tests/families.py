@@ -1,5 +1,6 @@
 """One tiny random model of every supported architecture."""
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModel, T5Config, T5EncoderModel
 
@@ -79,6 +80,12 @@ def available():
             continue
         names.append(name)
     return names
+
+
+def but_slow(names, *fast):
+    """Parameters of a test: these first, and the others for the slow run."""
+    first = [name for name in fast if name in names]  # an old transformers does not have them all
+    return [*first, *(pytest.param(name, marks=pytest.mark.slow) for name in names if name not in fast)]
 
 
 def build(name, layers=4):

@@ -1,6 +1,5 @@
 """Models around the tiny networks of every family, with the tiny tokenizer."""
 
-import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -8,11 +7,6 @@ import families
 
 SHORT = ["the cat sat on the mat", "it", "a dog ran"]
 LONG = "the red dog was under the blue tree and the cat was in it and slow is fast " * 5
-
-
-def but_slow(names, *fast):
-    """Parameters of a test: these first, and the others for the slow run."""
-    return [*fast, *(pytest.param(name, marks=pytest.mark.slow) for name in names if name not in fast)]
 
 
 def build(name, tokenizer, folder):

@@ -27,7 +27,16 @@ def loaded_by(statement, names):
     return run.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("modules", "forbidden"), CASES, ids=[case[0].split(",")[0] for case in CASES])
+SLOW = "st_plugins.losses"  # the only one that imports sentence-transformers, which takes seconds
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        pytest.param(*case, id=(name := case[0].split(",")[0]), marks=[pytest.mark.slow] if name == SLOW else [])
+        for case in CASES
+    ],
+)
 def test_an_import_brings_no_more_than_it_needs(modules, forbidden):
     assert loaded_by(f"import {modules}", forbidden) == "[]"
 

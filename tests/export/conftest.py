@@ -43,13 +43,13 @@ def write_tokenizer(folder, *, padding_side="right", truncation_side="right", to
     ).save_pretrained(folder)
 
 
-def make_transformer(folder, *, family="bert", positions=64, **tokenizer_options):
+def make_transformer(folder, *, family="bert", layers=DEPTH, positions=64, **tokenizer_options):
     torch.manual_seed(0)
     if family == "bert":
         config = BertConfig(
             vocab_size=80,
             hidden_size=WIDTH,
-            num_hidden_layers=DEPTH,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=48,
             max_position_embeddings=positions,
@@ -57,7 +57,7 @@ def make_transformer(folder, *, family="bert", positions=64, **tokenizer_options
         network = BertModel(config)
     else:
         config = DistilBertConfig(
-            vocab_size=80, dim=WIDTH, n_layers=DEPTH, n_heads=2, hidden_dim=48, max_position_embeddings=positions
+            vocab_size=80, dim=WIDTH, n_layers=layers, n_heads=2, hidden_dim=48, max_position_embeddings=positions
         )
         network = DistilBertModel(config)
         tokenizer_options["token_types"] = False

@@ -24,8 +24,8 @@ NAMES = ["last_hidden_state", "sentence_embedding", "exit_layer"]
 SIZES = {"vocab_size": 80, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 DECODER = {**SIZES, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "pad_token_id": 0}
 # Configuration class, its options, pooling.
-# A learned position, and rotary tables with a mask per kind of block; the others are slow.
-FAST = ("MPNet", "Gemma3")
+# A learned position; the others, among them rotary tables with a mask per kind of block, are slow.
+FAST = ("MPNet",)
 FAMILIES = {
     "XLM-R": ("XLMRobertaConfig", {**SIZES, "pad_token_id": 0, "max_position_embeddings": 66}, "mean"),
     "MPNet": ("MPNetConfig", {**SIZES, "max_position_embeddings": 66}, "mean"),

@@ -52,14 +52,14 @@ FILES = {
 
 
 def test_dense_layers_and_normalization_are_in_the_graph(build, texts, tmp_path):
-    model = build(behind=[Dense(WIDTH, 12), Normalize()])
+    model = build(behind=[Dense(WIDTH, 12), Normalize()], layers=1)
     export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
     assert_same_vectors(model, tmp_path / "out", texts)
     assert (tmp_path / "out" / "2_Dense" / "model.safetensors").is_file()
 
 
 def test_truncation_is_in_the_graph(build, texts, tmp_path):
-    model = build(behind=[Normalize()])
+    model = build(behind=[Normalize()], layers=1)
     model.truncate_dim = 8
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert_same_vectors(model, tmp_path / "out", texts)
@@ -68,7 +68,7 @@ def test_truncation_is_in_the_graph(build, texts, tmp_path):
 
 
 def test_a_model_without_token_types_gets_a_graph_without_them(build, texts, tmp_path):
-    model = build(family="distilbert")
+    model = build(family="distilbert", layers=1)
     export_onnx(model, tmp_path / "out", show_progress=False)
     graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
     assert [tensor.name for tensor in graph.input] == ["input_ids", "attention_mask"]

@@ -47,7 +47,7 @@ def pooled(tokens, mask):
 )
 def test_every_way_to_pool_gives_the_vectors_of_torch(build, tmp_path, pooling, side):
     width = 32 * len(np.atleast_1d(pooling))
-    model = build(pooling=pooling, behind=[Dense(width, 12), Normalize()], padding_side=side)
+    model = build(pooling=pooling, behind=[Dense(width, 12), Normalize()], padding_side=side, layers=1)
     export_onnx(model, tmp_path / "out", show_progress=False)
     mask, tokens, sentences = run(tmp_path / "out")
     expected = model.encode(TEXTS)
@@ -63,7 +63,7 @@ def test_smaller_sizes_are_repeated_too(elastic, exported):
 
 
 def test_tokens_are_those_of_torch(build, tmp_path):
-    model = build(behind=[Dense(32, 12)])
+    model = build(behind=[Dense(32, 12)], layers=1)
     export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
     mask, tokens, _ = run(tmp_path / "out")
     expected = model.encode(TEXTS, output_value="token_embeddings", convert_to_numpy=False)
@@ -91,7 +91,7 @@ def mislabelled(exported, tmp_path):
 def test_an_export_that_does_not_keep_to_its_layout_is_found(elastic, mislabelled, build, tmp_path):
     with pytest.raises(ParityError, match=r"first output of onnx/model\.onnx must be the token embeddings of torch"):
         check_parity(elastic, mislabelled)
-    model = build()
+    model = build(layers=1)
     export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"layout": "tokens"', '"layout": "portable"'))

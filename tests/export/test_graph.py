@@ -42,7 +42,7 @@ FAMILIES = {
     "Gemma2": ("Gemma2Config", {**DECODER, "sliding_window": 8}, "lasttoken"),
 }
 # One of each kind; the rest differ from these in less than an export can get wrong.
-FAST = ("MPNet", "ModernBERT", "T5")
+FAST = ("ModernBERT", "T5")
 
 
 IS_OLD = int(transformers.__version__.split(".")[0]) < 5

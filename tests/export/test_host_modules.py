@@ -55,7 +55,7 @@ def assert_exported(model, folder, texts):
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_all_modes_of_pooling_at_once(build, texts, tmp_path, padding_side):
-    model = build(pooling=MODES, padding_side=padding_side)
+    model = build(pooling=MODES, padding_side=padding_side, layers=1)
     assert model.get_embedding_dimension() == WIDTH * len(MODES)
     assert_exported(model, tmp_path / "out", texts)
 
@@ -81,13 +81,13 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_modules_behind_the_transformer(build, texts, tmp_path, case):
-    assert_exported(with_modules(build(padding_side="left"), *CASES[case]()), tmp_path / "out", texts)
+    assert_exported(with_modules(build(padding_side="left", layers=1), *CASES[case]()), tmp_path / "out", texts)
 
 
 def test_dense_with_any_activation(build, texts, tmp_path):
     names = ["Identity", "ReLU", "SiLU", "PReLU", "Softsign", "GELU", "Mish", "Sigmoid"]
     layers = [Dense(WIDTH, WIDTH, activation_function=getattr(torch.nn, name)()) for name in names]
-    assert_exported(build(behind=layers), tmp_path / "out", texts)
+    assert_exported(build(behind=layers, layers=1), tmp_path / "out", texts)
 
 
 def test_weighted_layers(build, texts, tmp_path):
@@ -108,7 +108,7 @@ def test_weighted_layers_have_no_shallow_sizes_and_no_exits(build, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 def test_half_precision_is_exported_as_its_float32(build, texts, tmp_path, dtype):
-    model = build(behind=[Normalize()]).to(dtype)
+    model = build(behind=[Normalize()], layers=1).to(dtype)
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert check_parity(model, tmp_path / "out", texts).max_difference <= 1e-5

@@ -75,7 +75,9 @@ def test_who_sends_no_marks_gets_a_pooling_over_the_prompt_too(silent, texts):
 
 
 def test_padding_on_the_left_and_weighted_words(build, tmp_path, texts):
-    model = build(pooling=("weightedmean", "mean", "lasttoken", "cls"), include_prompt=False, padding_side="left")
+    model = build(
+        pooling=("weightedmean", "mean", "lasttoken", "cls"), include_prompt=False, padding_side="left", layers=1
+    )
     vocabulary = [word for word, _ in sorted(model.tokenizer.get_vocab().items(), key=lambda pair: pair[1])]
     weights = {word: 0.5 + place / 50 for place, word in enumerate(vocabulary)}
     model.insert(1, WordWeights(vocabulary, weights))
@@ -86,7 +88,7 @@ def test_padding_on_the_left_and_weighted_words(build, tmp_path, texts):
 
 
 def test_the_export_compares_with_prompts_even_where_the_model_has_none(build, tmp_path):
-    model = build(include_prompt=False)
+    model = build(include_prompt=False, layers=1)
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert find_probes(model, OpenedExport(tmp_path / "out")).tried.prompts == ("", "Two words: ")
     model[1].include_prompt = True

@@ -84,7 +84,7 @@ def test_vectors_are_those_of_the_encoder_whatever_the_padding(exported, model, 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_token_embeddings_where_asked(build, tmp_path, texts, side):
-    model = build(padding_side=side, truncation_side=side)
+    model = build(padding_side=side, truncation_side=side, layers=1)
     export_onnx(model, tmp_path / "out", layout="tokens", show_progress=False)
     onnx = SentenceTransformer(modules=[OnnxModule(tmp_path / "out", token_embeddings=True)], device="cpu")
     found = onnx.encode(texts, output_value="token_embeddings")
@@ -98,7 +98,7 @@ def test_token_embeddings_where_asked(build, tmp_path, texts, side):
 
 
 def test_other_precisions_are_those_of_the_encoder(build, tmp_path, texts):
-    export_onnx(build(), tmp_path / "out", precisions=["fp16"], show_progress=False)
+    export_onnx(build(layers=1), tmp_path / "out", precisions=["fp16"], show_progress=False)
     for precision in ("fp32", "fp16"):
         onnx = OnnxModule.as_sentence_transformer(tmp_path / "out", precision=precision)
         assert_close(onnx.encode(texts), OnnxEncoder(tmp_path / "out", precision=precision).encode(texts))
@@ -172,7 +172,7 @@ def test_it_is_saved_and_loaded_without_foreign_code(model, texts, tmp_path, mon
 
 
 def test_what_it_is_of_an_export_is_saved(build, tmp_path, texts):
-    export_onnx(build(), tmp_path / "out", precisions=["fp16"], layout="tokens", show_progress=False)
+    export_onnx(build(layers=1), tmp_path / "out", precisions=["fp16"], layout="tokens", show_progress=False)
     module = OnnxModule(tmp_path / "out", precision="fp16", token_embeddings=True)
     half = SentenceTransformer(modules=[module], device="cpu")
     half.save_pretrained(str(tmp_path / "saved"))

@@ -25,7 +25,7 @@ def test_a_lone_surrogate_is_refused_with_its_position(exported):
 
 
 def test_a_text_without_tokens_is_refused(build, tmp_path):
-    model = build()
+    model = build(layers=1)
     model.tokenizer.backend_tokenizer.post_processor = None  # no [CLS], no [SEP]
     export_onnx(model, tmp_path / "out", show_progress=False)
     with pytest.raises(InputError, match=r"position 1 has no tokens \(''\)"):
@@ -45,7 +45,7 @@ def test_sessions_use_as_many_threads_as_told_and_do_not_spin(exported, threads)
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_inputs_are_padded_as_the_tokenizer_of_the_model_pads(build, tmp_path, side):
-    model = build(padding_side=side)
+    model = build(padding_side=side, layers=1)
     export_onnx(model, tmp_path / "out", show_progress=False)
     opened = OpenedExport(tmp_path / "out")
     assert opened._has_plain_types

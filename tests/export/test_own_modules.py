@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 import masking_cases
 import st_plugins
 from conftest import WORDS
+from families import but_slow
 from st_plugins.errors import ExportError
 from st_plugins.exits import ExitPolicy
 from st_plugins.modules import (
@@ -52,7 +53,7 @@ def assert_same_vectors(model, folder, texts, **options):
     assert np.allclose(one_by_one, expected, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=POOLINGS)
+@pytest.fixture(scope="module", params=but_slow(POOLINGS, "low-rank", "latent", "multi-layer"))
 def pooled(request, tmp_path_factory):
     """A model with each of the poolings, and the folder of its export. Read only."""
     folder = tmp_path_factory.mktemp("pooled")
@@ -78,7 +79,7 @@ def test_the_folder_opens_with_our_loader_too(pooled):
     assert torch.allclose(*vectors, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["low-rank", "latent"])
+@pytest.mark.parametrize("pooling", but_slow(["low-rank", "latent"], "latent"))
 def test_a_size_of_an_elastic_model(pooling, tmp_path, texts):
     model = st_plugins.elastic(build(tmp_path / "model", pooling), sizes=[(2, 16)])
     export_onnx(model, tmp_path / "out", sizes=[(2, 16)], show_progress=False)
@@ -96,9 +97,7 @@ def test_latent_attention_is_folded_and_the_given_model_is_not(tmp_path):
     assert (32, 2 * 32) not in shapes
 
 
-@pytest.mark.parametrize(
-    "pooling", ["latent", *(pytest.param(name, marks=pytest.mark.slow) for name in POOLINGS if name != "latent")]
-)
+@pytest.mark.parametrize("pooling", but_slow(POOLINGS, "latent"))
 def test_prompts_are_left_out_of_the_pooling_where_the_model_says_so(pooling, tmp_path, texts):
     model = build(tmp_path / "model", pooling, include_prompt=False)
     export_onnx(model, tmp_path / "out", show_progress=False)
@@ -130,11 +129,8 @@ def test_a_pooling_over_all_layers_has_no_shallow_sizes(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3_text", "qwen2", "qwen3"))],
-)
-@pytest.mark.parametrize("is_elastic", [False, True])
+@pytest.mark.parametrize("family", but_slow(["llama", "gemma3_text", "qwen2", "qwen3"], "llama"))
+@pytest.mark.parametrize("is_elastic", but_slow([False, True], True))
 def test_an_unmasked_decoder_gives_the_vectors_of_torch(family, is_elastic, tmp_path, texts):
     causal = masking_cases.build(tmp_path / "causal", family)
     causal.max_seq_length = 8
@@ -194,7 +190,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("kind", but_slow(MAPS, "relative, centered", "robust, clipped", "debias"))
 def test_a_map_behind_a_model(kind, tmp_path, texts):
     plain = masking_cases.build(tmp_path / "model", layers=1)
     corpus = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]

@@ -21,7 +21,7 @@ WEIGHTS = """<float[4, 2] table = {9, 9, 1, 0, 0, 1, 2, 2}, float[2, 2] double =
 SUMS = """e = Gather(table, ids) k = MatMul(e, double) u = Unsqueeze(attention_mask, last) m = Cast<to=1>(u)
  masked = Mul(k, m) total = ReduceSum<keepdims=1>(masked, one) a = Add(k, total)
  tokens = MatMul(a, swap) kept = Mul(tokens, m) sentence = ReduceSum<keepdims=0>(kept, one)"""
-FAMILIES = ["bert", "mpnet", "qwen3"]
+FAMILIES = ["bert", "qwen3"]
 SLOW = sorted(set(families.available()) - set(FAMILIES))
 IS_OLD = int(transformers.__version__.split(".")[0]) < 5
 

@@ -40,7 +40,7 @@ ROUNDINGS = {
 
 @pytest.fixture
 def model(request, build):
-    return build(behind=[ROUNDINGS[request.param]()]).eval()
+    return build(behind=[ROUNDINGS[request.param]()], layers=1).eval()
 
 
 every = pytest.mark.parametrize("model", ROUNDINGS, indirect=True)
@@ -68,7 +68,7 @@ def test_a_graph_gives_the_codes_of_torch(model, tmp_path, texts):
 
 @pytest.mark.parametrize("kind", ["centroids", pytest.param("four bits, wider", marks=pytest.mark.slow)])
 def test_float_queries_have_a_graph_of_their_own(kind, build, tmp_path, texts):
-    model = build(behind=[ROUNDINGS[kind](float_queries=True)], prompts={"query": "find: "}).eval()
+    model = build(behind=[ROUNDINGS[kind](float_queries=True)], prompts={"query": "find: "}, layers=1).eval()
     report = export_onnx(model, tmp_path / "out", show_progress=False)
     assert [size.file for size in report.sizes] == ["query/onnx/model.onnx", "document/onnx/model.onnx"]
     encoder = OnnxEncoder(tmp_path / "out")
@@ -171,14 +171,14 @@ def test_a_decision_far_from_an_edge_is_a_difference(model):
 
 
 def test_a_centroid_that_is_none_is_a_difference(build):
-    model = build(behind=[centroids()]).eval()
+    model = build(behind=[centroids()], layers=1).eval()
     embeddings = torch.nn.functional.normalize(torch.randn(3, WIDTH), dim=-1).numpy()
     rounded = near_an_edge(model, embeddings, 0)
     assert explained(model, embeddings, rounded + 1e-3)[0] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_what_are_no_bits_is_an_error(build):
-    model = build(behind=[bits(2)]).eval()
+    model = build(behind=[bits(2)], layers=1).eval()
     embeddings = torch.nn.functional.normalize(torch.randn(3, WIDTH), dim=-1).numpy()
     with pytest.raises(ParityError, match="A graph that rounds must give codes. Every vector must be a code"):
         explained(model, embeddings, embeddings)

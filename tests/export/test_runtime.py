@@ -96,7 +96,7 @@ def test_prompts_are_applied_as_in_sentence_transformers(elastic, encoder, texts
 
 
 def test_default_prompt_and_other_names_of_documents(build, texts, tmp_path):
-    model = build(prompts={"corpus": "the ", "passage": "of ", "title": "name "})
+    model = build(prompts={"corpus": "the ", "passage": "of ", "title": "name "}, layers=1)
     del model.prompts["document"]  # sentence-transformers adds an empty one
     model.default_prompt_name = "title"
     export_onnx(model, tmp_path / "out", show_progress=False)
@@ -135,7 +135,7 @@ def test_what_is_no_text_is_refused_with_its_position(encoder):
 
 
 def test_nan_never_leaves_the_encoder(build, tmp_path):
-    model = build()
+    model = build(layers=1)
     tokens = model[0].auto_model.embeddings.word_embeddings
     with torch.no_grad():  # sleeps harmlessly in the row of a token that no probe contains
         tokens.weight[model.tokenizer.convert_tokens_to_ids("cats")] = torch.nan

@@ -14,7 +14,7 @@ WIDTH = 32
 
 
 def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
-    model = build()
+    model = build(layers=1)
     model.max_seq_length = 9
     model.tokenizer.init_kwargs["max_length"] = 5  # left by whoever made the tokenizer; fastembed would obey it
     export_onnx(model, tmp_path / "out", show_progress=False)
@@ -27,14 +27,14 @@ def test_the_tokenizer_files_carry_the_true_limit(build, tmp_path):
 
 
 def test_a_model_without_a_limit_is_exported_without_one(build, tmp_path):
-    model = build(positions=2048)
+    model = build(positions=2048, layers=1)
     model.max_seq_length = int(1e30)  # what transformers says for "none"
     export_onnx(model, tmp_path / "out", show_progress=False)
     assert OnnxEncoder(tmp_path / "out").max_seq_length is None
 
 
 def test_a_model_without_a_limit_names_none(build, tmp_path):
-    model = build()
+    model = build(layers=1)
     model.max_seq_length = int(1e30)
     write_sidecars(model, tmp_path)
     assert not (tmp_path / "sentence_bert_config.json").exists()  # "max_seq_length": null is an error to TEI
@@ -58,7 +58,7 @@ LEFT = {"mean": "mean", "cls": "cls", "lasttoken": "lasttoken", "mean_sqrt_len_t
 
 @pytest.mark.parametrize("pooling", LEFT, ids=str)
 def test_portable_modules_are_those_that_are_left_to_do(build, tmp_path, pooling):
-    model = build(pooling=pooling, behind=[Dense(len(np.atleast_1d(pooling)) * WIDTH, 12), Normalize()])
+    model = build(pooling=pooling, behind=[Dense(len(np.atleast_1d(pooling)) * WIDTH, 12), Normalize()], layers=1)
     write_sidecars(model, tmp_path)
     names = [entry["type"].rsplit(".")[-1] for entry in read_json(tmp_path / "modules.json")]
     assert names == ["Transformer", "Pooling", "Normalize"]
@@ -70,7 +70,7 @@ def test_portable_modules_are_those_that_are_left_to_do(build, tmp_path, pooling
 
 
 def test_vectors_that_were_cut_behind_the_normalization_are_not_normalized_again(build, tmp_path):
-    model = build(behind=[Normalize()])
+    model = build(behind=[Normalize()], layers=1)
     model.truncate_dim = 8
     write_sidecars(model, tmp_path)
     assert [entry["path"] for entry in read_json(tmp_path / "modules.json")] == ["", "1_Pooling"]

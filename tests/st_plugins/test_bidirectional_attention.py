@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 import masking_cases
 import st_plugins
 from decoder_cases import DECODERS
+from families import but_slow
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.exit_criteria import Saturation
@@ -22,7 +23,7 @@ def build(folder, family="qwen3"):
     return model
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", but_slow(DECODERS, "llama", "gemma3_text"))
 def test_the_first_word_reads_the_last_and_the_given_model_is_left_causal(family, tmp_path):
     causal = build(tmp_path, family)
     model = bidirectional(causal)
@@ -123,7 +124,7 @@ def test_our_loader_unmasks_it(tmp_path, texts):
     assert np.array_equal(again.encode(texts), model.encode(texts))
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", but_slow(DECODERS, "llama", "gemma3_text"))
 def test_its_elastic_form_is_unmasked_at_every_layer_and_when_loaded(family, tmp_path, texts):
     model = bidirectional(build(tmp_path / "causal", family))
     elastic = st_plugins.elastic(model, sizes=[(1, 32), (2, 32)])
@@ -138,7 +139,7 @@ def test_its_elastic_form_is_unmasked_at_every_layer_and_when_loaded(family, tmp
             assert np.allclose(one.encode(texts, **options), elastic.encode(texts, **options), atol=1e-6)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", but_slow(DECODERS, "llama", "gemma3_text"))
 def test_a_baked_size_is_unmasked_and_loaded_so(family, tmp_path, texts):
     elastic = st_plugins.elastic(bidirectional(build(tmp_path / "causal", family)), sizes=[(2, 16)])
     baked = st_plugins.bake(elastic, layer=2, dim=16)
@@ -180,7 +181,7 @@ def test_its_vectors_are_another_space(tmp_path):
     assert len({*prints, st_plugins.fingerprint(elastic)}) == 4
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", but_slow(DECODERS, "llama", "gemma3_text"))
 def test_a_layer_is_that_of_a_shorter_decoder(family, tmp_path, texts):
     causal = build(tmp_path / "causal", family)
     both = bidirectional(causal)

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 import families
+from families import but_slow
 from st_plugins.stages import StagedRun, check_stages
 from st_plugins.views import normed_layers, recording_view, view
 from stage_cases import LENGTHS, close, inputs, leave, row_of, tokens
 
 FAMILIES = families.available()
+# Positions of every kind, and a decoder whose blocks differ in their masks.
+KINDS = ("bert", "deberta-v2", "modernbert", "t5", "gemma3_text")
 # Who is left after layers 1, 2 and 3.
 LEFT = {1: [0, 2, 3, 5], 2: [0, 2, 5], 3: [2, 5]}
 
@@ -61,7 +64,7 @@ def test_a_row_computes_the_same_whoever_leaves(name, side):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", but_slow(FAMILIES, *KINDS))
 def test_a_row_computes_what_it_does_without_padding(name):
     model = families.build(name)
     batch = inputs(LENGTHS, "right")
@@ -76,7 +79,7 @@ def test_a_row_computes_what_it_does_without_padding(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", but_slow(FAMILIES, *KINDS))
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
 def test_any_batch_size(name, batch_size):
     # 4 is also the number of heads and of layers, 12 rows of 12 tokens would be square.
@@ -94,7 +97,7 @@ def test_any_batch_size(name, batch_size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", but_slow(FAMILIES, *KINDS))
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_half_precision(name, side):
     model = families.build(name).to(torch.bfloat16)
@@ -113,7 +116,7 @@ def test_half_precision(name, side):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", but_slow(FAMILIES, *KINDS))
 def test_eager_attention(name):
     model = with_attention(families.build(name), "eager")
     batch = inputs(LENGTHS, "mixed")

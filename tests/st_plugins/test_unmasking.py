@@ -10,6 +10,7 @@ from transformers import AutoModel, LlamaConfig, LlamaModel
 import families
 import reference
 from decoder_cases import DECODERS, batch, change, states
+from families import but_slow
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.stages import StagedRun, check_stages
 from st_plugins.unmasking import (
@@ -24,7 +25,7 @@ from st_plugins.views import check_views, independent_view, view
 TINY = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-@pytest.fixture(params=DECODERS)
+@pytest.fixture(params=but_slow(DECODERS, "llama", "gemma3_text"))
 def family(request):
     return request.param
 
@@ -198,7 +199,9 @@ def test_all_layers_can_still_be_asked_for(family):
         assert len(layers) == 5
 
 
-@pytest.mark.parametrize("family", [name for name in DECODERS if name != "gemma2"])  # which takes eager only
+@pytest.mark.parametrize(
+    "family", but_slow([name for name in DECODERS if name != "gemma2"], "llama", "gemma3_text")
+)  # which takes eager only
 def test_its_attention_can_be_changed_and_the_given_models_is_not(family):
     causal = families.build(family)
     network = unmasked(causal)

@@ -103,7 +103,7 @@ def broken_promises(rule, n, trials=2000, alpha=0.1):
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_the_promise_is_kept_as_often_as_promised(name, n):
     def careful(sample, alpha):
         return fixed_sequence((BOUNDS[name](column, alpha) for column in sample.T), 0.1)

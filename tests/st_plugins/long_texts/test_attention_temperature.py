@@ -6,7 +6,8 @@ from torch.nn import functional
 
 import families
 import st_plugins
-from long_text_cases import LONG, SHORT, build, but_slow
+from families import but_slow
+from long_text_cases import LONG, SHORT, build
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.long_texts import scale_attention
 from st_plugins.long_texts.attention_temperature import _QUERIES

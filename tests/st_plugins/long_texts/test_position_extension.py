@@ -8,7 +8,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 import families
 import st_plugins
-from long_text_cases import LONG, SHORT, build, but_slow
+from families import but_slow
+from long_text_cases import LONG, SHORT, build
 from st_plugins.errors import InputError, SizeError, UnsupportedModelError
 from st_plugins.long_texts import extend_positions
 from st_plugins.position_tables import FAMILIES, PositionTable

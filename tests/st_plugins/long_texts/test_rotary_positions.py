@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import families
-from long_text_cases import but_slow
+from families import but_slow
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.long_texts import rotary_positions
 from st_plugins.long_texts.rotary_positions import check_rotary, ntk_base, scale_rotary

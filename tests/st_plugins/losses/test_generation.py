@@ -6,6 +6,7 @@ import generation_cases
 import reference
 import st_plugins
 from decoder_cases import DECODERS
+from families import but_slow
 from generation_cases import POSITIVES, QUERIES, columns, language_model, scores, with_network, words
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import LossError
@@ -41,7 +42,7 @@ def test_each_token_has_the_score_that_a_reader_of_the_text_before_it_gives(deco
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", but_slow(DECODERS, "llama", "gemma3_text"))
 @torch.no_grad()
 def test_families_score_as_their_language_models(family, kind, tmp_path, tokenizer):
     plain = generation_cases.build(tmp_path, tokenizer, family)

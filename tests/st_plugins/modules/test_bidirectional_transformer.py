@@ -10,6 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 import families
 import masking_cases
 from decoder_cases import DECODERS, batch, change, states
+from families import but_slow
 from st_plugins.errors import UnsupportedModelError
 from st_plugins.modules.bidirectional_transformer import BidirectionalTransformer, loading_class
 from st_plugins.unmasking import CONFIG_UNMASKS, unmasked
@@ -35,7 +36,7 @@ def model_of(transformer):
     return SentenceTransformer(modules=[transformer, Pooling(32, "mean")], device="cpu").eval()
 
 
-@pytest.mark.parametrize("folder", DECODERS, indirect=True)
+@pytest.mark.parametrize("folder", but_slow(DECODERS, "llama", "gemma3_text"), indirect=True)
 def test_it_is_the_hosts_transformer_without_the_causal_mask(folder, texts):
     causal = Transformer(folder, max_seq_length=8)
     for module in (
@@ -54,7 +55,7 @@ def test_it_is_the_hosts_transformer_without_the_causal_mask(folder, texts):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("folder", DECODERS, indirect=True)
+@pytest.mark.parametrize("folder", but_slow(DECODERS, "llama", "gemma3_text"), indirect=True)
 def test_a_vector_does_not_depend_on_its_batch(folder, side, texts):
     model = model_of(BidirectionalTransformer(folder, max_seq_length=8))
     model.tokenizer.padding_side = side
@@ -63,7 +64,7 @@ def test_a_vector_does_not_depend_on_its_batch(folder, side, texts):
     assert np.abs(together - alone).max() <= 1e-5 * np.abs(alone).max()
 
 
-@pytest.mark.parametrize("folder", DECODERS, indirect=True)
+@pytest.mark.parametrize("folder", but_slow(DECODERS, "llama", "gemma3_text"), indirect=True)
 def test_saved_and_loaded(folder, texts, tmp_path):
     model = model_of(BidirectionalTransformer(folder, max_seq_length=8))
     model.save_pretrained(str(tmp_path))

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 import st_plugins
-from long_text_cases import LONG, SHORT, build, but_slow
+from families import but_slow
+from long_text_cases import LONG, SHORT, build
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.grouped_attention import FAMILIES
 from st_plugins.long_texts import self_extend
