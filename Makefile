@@ -61,7 +61,7 @@ test-bulk: setup  ## bulk jobs on Ray, Daft and Spark, with workers and machines
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
-	.venv-compat/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 # The oldest langchain-core that is supported, and the newest that can be installed; no torch beside it, and no network.
 CORES := langchain-core==1.4.4 langchain-core

@@ -86,7 +86,15 @@ def frequencies(config: Any) -> Tensor:
         tensor([1.0000, 0.0100])
     """
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.rope_parameters["rope_theta"] ** -(torch.arange(0, width, 2) / width)
+    return _rotary(config)["rope_theta"] ** -(torch.arange(0, width, 2) / width)
+
+
+def _rotary(config: Any) -> dict[str, Any]:
+    """What turns the positions; transformers 4 has it in two entries, and a name for a scaling only."""
+    if hasattr(config, "rope_parameters"):
+        return config.rope_parameters or {}
+    scaling = getattr(config, "rope_scaling", None) or {}
+    return {"rope_theta": config.rope_theta, **scaling} if hasattr(config, "rope_theta") else {}
 
 
 @torch.no_grad()
@@ -98,12 +106,12 @@ def check_grouping(network: Any) -> None:
             than its configuration says.
     """
     config = network.config
-    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = _rotary(config)
     is_usual = "rope_theta" in parameters and parameters.get("rope_type", "default") == "default"
     if config.model_type not in FAMILIES or not is_usual:
         raise UnsupportedModelError(
             f"Positions can be grouped in {', '.join(FAMILIES)}, with rotary positions as they were trained; got "
-            f"{config.model_type} with rope_parameters={parameters}. For learned tables there is "
+            f"{config.model_type} with rotary positions {parameters}. For learned tables there is "
             "extend_positions(method='grouped')."
         )
     rotary = next(module for module in network.modules() if hasattr(module, "inv_freq"))

@@ -1,5 +1,7 @@
 """Modules of sentence-transformers inside the graph: in every order that makes sense, padded on either side."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins_export import OnnxEncoder, check_parity, export_onnx
 
 WIDTH, DEPTH = 32, 3
+RESIDUAL = {"use_residual": True} if "use_residual" in signature(Dense).parameters else {}  # 5.7 has it not
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
@@ -69,7 +72,7 @@ CASES = {
     "Dense on tokens": lambda: [
         Dense(WIDTH, 24, module_input_name="token_embeddings"),
         Pooling(24, "max"),
-        Dense(24, 10, use_residual=True, activation_function=torch.nn.GELU()),
+        Dense(24, 10, **RESIDUAL, activation_function=torch.nn.GELU()),
     ],
     "Dense, two outputs": lambda: [
         Pooling(WIDTH),

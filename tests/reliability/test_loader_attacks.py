@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+import transformers
 
 import st_plugins
 from st_plugins.errors import StPluginsError, UnsafeModelError
@@ -135,21 +136,25 @@ def test_code_that_a_configuration_names_is_not_imported(saved, monkeypatch, tex
     assert not (saved / "sentinel").exists()
 
 
-def test_files_that_a_configuration_names_are_not_opened(saved, tmp_path, texts):
+@pytest.mark.parametrize("entry", ["vocab_file", "tokenizer_file", "special_tokens_map_file"])
+def test_files_that_a_configuration_names_are_not_opened(saved, tmp_path, texts, entry):
     outside = tmp_path / "outside"
     outside.mkdir()
-    for name in ("vocab.txt", "tokenizer.json", "model.safetensors"):
-        (outside / name).write_text("{}")
-    names = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json", "special_tokens_map_file": "tokenizer.json"}
-    edit(saved, "tokenizer_config.json", **{key: str(outside / name) for key, name in names.items()})
+    (outside / "model.safetensors").write_text("{}")
+    (outside / "some.json").write_text("{}")
+    edit(saved, "tokenizer_config.json", **{entry: str(outside / "some.json")})
     edit(saved, "config.json", _name_or_path=str(outside))
     opened = []
     _watchers.append(opened)
-    model = st_plugins.load(saved, device="cpu")
-    _watchers.clear()
+    try:
+        assert st_plugins.load(saved, device="cpu").encode(texts).shape == (5, 16)
+    except UnsafeModelError:  # transformers 4 looks for that tokenizer inside the folder, and has none then
+        assert entry == "tokenizer_file"
+        assert transformers.__version__ < "5"
+    finally:
+        _watchers.clear()
     assert any(str(path).startswith(str(saved)) for path in opened)
     assert [path for path in opened if str(path).startswith(str(outside))] == []
-    assert model.encode(texts).shape == (5, 16)
 
 
 _watchers = []

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 
@@ -49,6 +50,8 @@ def test_it_is_a_softmax_at_another_temperature(name, made, monkeypatch):
     plain = states(model, [*SHORT, LONG])
     monkeypatch.setattr(functional, "softmax", at_temperature)
     expected = states(model, [*SHORT, LONG])
+    if not calls and transformers.__version__ < "5":
+        pytest.skip("transformers 4 chooses the attention of BERT's relatives when they are built")
     assert len(calls) == 4  # one a layer
     for found, wanted in zip(scaled, expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)

@@ -1,4 +1,5 @@
 import json
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -55,6 +56,8 @@ def test_short_texts_are_embedded_as_before(name, made):
 def test_long_texts_take_the_positions_of_the_formula(name, method, made):
     model = made(name)
     network, offset = model[0].auto_model, PositionTable.of(model[0].auto_model).offset
+    if "position_ids" not in signature(network.forward).parameters:
+        pytest.skip("transformers 4 tells DistilBERT no positions")
     longer = extend_positions(model, 150, method=method, original_length=50)[0].auto_model
     ids, places = torch.randint(5, 24, (2, 150)), torch.arange(150)
     positions = places % 50 if method == "recurrent" else places // 3

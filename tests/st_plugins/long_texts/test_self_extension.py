@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import st_plugins
-from families import but_slow
+from families import available, but_slow
 from long_text_cases import LONG, SHORT, build
 from st_plugins.errors import SizeError, UnsupportedModelError
 from st_plugins.grouped_attention import FAMILIES
@@ -15,7 +15,7 @@ def vectors(model, texts):
     return model.encode(texts, convert_to_tensor=True)
 
 
-@pytest.mark.parametrize("family", but_slow(FAMILIES, "llama", "nomic_bert"))
+@pytest.mark.parametrize("family", but_slow([name for name in FAMILIES if name in available()], "llama", "nomic_bert"))
 def test_texts_within_the_window_keep_their_vectors_and_longer_ones_do_not(family, tokenizer, tmp_path):
     model = build(family, tokenizer, tmp_path)
     before = vectors(model, [*SHORT, FAR])

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as host
@@ -16,6 +17,7 @@ from st_plugins.losses.embedding_loss import EmbeddingLoss
 from st_plugins.losses.stateful import StatefulLoss
 from trainers import quiet_trainer
 
+IS_OLD = int(sentence_transformers.__version__.split(".")[0]) < 6
 CLASSES = torch.tensor([0, 1, 2, 2, 1, 0])
 GENERATOR = torch.Generator().manual_seed(5)
 LABEL_EMBEDDINGS = torch.randn(3, 6, generator=GENERATOR)
@@ -76,7 +78,8 @@ def test_cached_gradients_are_the_gradients(plain, build, columns, labels):
     assert values[0] == pytest.approx(values[1], rel=1e-10)
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], atol=1e-9), name
+        # sentence-transformers 5.7 multiplies the gradients of vectors in float32.
+        assert torch.allclose(gradient, found[1][name], atol=1e-7 if IS_OLD else 1e-9), name
     assert max(gradient.abs().max() for gradient in found[0].values()) > 1e-6
 
 
