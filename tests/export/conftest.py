@@ -122,11 +122,9 @@ def elastic(plain):
 
 
 @pytest.fixture(scope="session")
-def exported(elastic, tmp_path_factory):
+def exported(elastic, made_once):
     """Full size and (2, 16) of the elastic model. Read only."""
-    folder = tmp_path_factory.mktemp("exported") / "export"
-    export_onnx(elastic, folder, sizes=[(2, 16)], show_progress=False)
-    return folder
+    return made_once("exported", partial(export_onnx, elastic, sizes=[(2, 16)], show_progress=False))
 
 
 @pytest.fixture(scope="session")
@@ -140,11 +138,10 @@ def leaving(plain):
 
 
 @pytest.fixture(scope="session")
-def exported_exits(leaving, tmp_path_factory):
+def exported_exits(leaving, made_once):
     """Both policies, and the graph that is told the layers. Read only."""
-    folder = tmp_path_factory.mktemp("exported_exits") / "export"
-    export_onnx(leaving, folder, exits=["gate", "saturation"], layer_per_text=True, show_progress=False)
-    return folder
+    options = {"exits": ["gate", "saturation"], "layer_per_text": True, "show_progress": False}
+    return made_once("exported_exits", partial(export_onnx, leaving, **options))
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,6 @@ NAMES = ["last_hidden_state", "sentence_embedding", "exit_layer"]
 SIZES = {"vocab_size": 80, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 DECODER = {**SIZES, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "pad_token_id": 0}
 # Configuration class, its options, pooling.
-# A learned position; the others, among them rotary tables with a mask per kind of block, are slow.
-FAST = ("MPNet",)
 FAMILIES = {
     "XLM-R": ("XLMRobertaConfig", {**SIZES, "pad_token_id": 0, "max_position_embeddings": 66}, "mean"),
     "MPNet": ("MPNetConfig", {**SIZES, "max_position_embeddings": 66}, "mean"),
@@ -235,9 +233,8 @@ def _numbers(graph):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # transformers 4 compiles parts of DeBERTa
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_leaves_as_in_torch(tmp_path, save_tokenizer, many, family):
     if IS_OLD and family in ("Qwen3", "Gemma3"):
         pytest.skip("transformers 4 builds causal masks with vmap, which a trace cannot follow")

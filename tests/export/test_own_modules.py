@@ -157,6 +157,7 @@ def test_the_map_of_a_layer_goes_into_the_graph_of_its_size(tmp_path, texts):
     assert not np.allclose(OnnxEncoder(tmp_path / "out").encode(texts, layer=2, truncate_dim=16), different, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_texts_that_leave_early_are_mapped_by_their_layer(tmp_path, texts):
     model = st_plugins.elastic(masking_cases.build(tmp_path / "model"), sizes=[(1, 32), (2, 32), (3, 32)])
     model = st_plugins.align_layers(model, [f"{a} {b}" for a in WORDS for b in WORDS[:3]]).eval()

@@ -261,6 +261,7 @@ def test_encoding_loads_no_torch(exported):
     assert run_python(paths + use + LOADED, str(exported)) == "[]"
 
 
+@pytest.mark.slow
 def test_the_test_for_torch_can_fail():
     assert run_python("import torch; " + LOADED) == "['torch']"
 

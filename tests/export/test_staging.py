@@ -62,12 +62,10 @@ def test_what_python_left_beside_the_code_of_servers_is_not_in_the_way(damaged):
 @pytest.mark.parametrize(
     "name",
     [
-        "onnx/model.onnx",
         "onnx/model.onnx_data",
-        "onnx/model_L1_D8.onnx",
-        "modules.json",
         "manifest.json",
-        "report.json",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx/model.onnx", "onnx/model_L1_D8.onnx")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("modules.json", "report.json")),
     ],
 )
 def test_a_full_disk_leaves_the_target_as_it_was(damaged, elastic, monkeypatch, name):

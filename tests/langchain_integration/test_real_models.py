@@ -43,6 +43,7 @@ def test_sentence_transformers_leave_as_their_own_calls_do(leaving, texts):
     assert len(thresholds) == 2
 
 
+@pytest.mark.slow
 def test_an_export_leaves_where_its_model_does(leaving, texts, tmp_path):
     export_onnx(leaving, tmp_path / "onnx", exits=["early"], show_progress=False)
     torch, onnx = ElasticEmbeddings(encoder=leaving), ElasticEmbeddings(encoder=OnnxEncoder(tmp_path / "onnx"))

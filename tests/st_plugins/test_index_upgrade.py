@@ -7,6 +7,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 import st_plugins
 from conftest import MANY_TEXTS as TEXTS
 from conftest import WORDS
+from families import but_slow
 from st_plugins.errors import InputError, NonFiniteError, ShapeError
 from st_plugins.index_upgrade import METHODS, _fitted, adapt_to_index
 from st_plugins.linear_maps import RIDGES, Moments
@@ -62,7 +63,7 @@ def test_ridge_is_one_of_the_five_least_squares_solutions(plain):
     assert min(distances) < 1e-4 < sorted(distances)[1]
 
 
-@pytest.mark.parametrize("width", [8, 16, 24])
+@pytest.mark.parametrize("width", but_slow([8, 16, 24], 16))
 @pytest.mark.parametrize("method", METHODS)
 def test_adapted_vectors_come_near_the_old_ones_of_texts_not_seen(plain, method, width):
     old = old_model(plain, width)

@@ -25,6 +25,7 @@ def test_options_reach_the_export_and_it_can_be_checked(folder, capsys):
     assert manifest.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_exits_go_along(folder, capsys):
     model, out = str(folder / "model"), str(folder / "out")
     queries = str(folder / "queries.txt")

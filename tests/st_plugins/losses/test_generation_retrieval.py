@@ -142,7 +142,7 @@ class _Losses(TrainerCallback):
         self.logs.append(dict(logs))
 
 
-@pytest.mark.parametrize("kind", ["causal", "un-masked"])
+@pytest.mark.parametrize("kind", [pytest.param("causal", marks=pytest.mark.slow), "un-masked"])
 def test_the_ordinary_trainer_lowers_every_part_and_writes_the_card(llama, kind, tmp_path):
     model = llama if kind == "causal" else bidirectional(llama)
     loss = GenerationRetrievalLoss(model)

@@ -101,7 +101,7 @@ def test_the_ordinary_trainer_lowers_the_loss_and_improves_the_smaller_sizes(mas
     assert "MaskedAutoencoderLoss" in (tmp_path / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", families.but_slow(ENCODERS, "bert", "modernbert"))
 def test_families_train(name, tmp_path):
     model = masking_cases.build_elastic(tmp_path, name)
     loss = MaskedAutoencoderLoss(model, sizes=SIZES)
