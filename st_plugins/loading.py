@@ -112,11 +112,16 @@ def _check_loaded(module: Any) -> None:
 
 
 def _check_usual_tokens(transformer: Transformer) -> None:
-    """Refuse special tokens without a row in the table: one the vocabulary lacks is given a number behind it."""
+    """Refuse special tokens without a row in the table: one the vocabulary lacks is given a number behind it.
+
+    And a tokenizer that cannot make a batch, as the host pads each, also of one text.
+    """
     tokenizer, network = transformer.tokenizer, transformer.model
     table = getattr(network.get_input_embeddings(), "weight", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or table is None:
         return
+    if tokenizer.pad_token_id is None:
+        raise ValueError("its tokenizer has no padding token; load(processor_kwargs={'pad_token': ...}) gives it one.")
     usual = [*tokenizer("")["input_ids"], tokenizer.pad_token_id, tokenizer.unk_token_id]
     beyond = [token for token in usual if token is not None and token >= len(table)]
     if beyond:

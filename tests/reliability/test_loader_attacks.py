@@ -101,6 +101,7 @@ ATTACKS = {
     "prompts that are none": lambda folder: edit(folder, "config_sentence_transformers.json", prompts=[1]),
     "a width that is none": lambda folder: edit(folder, "config_sentence_transformers.json", truncate_dim="1"),
     "a special token that is no token": lambda folder: edit(folder, "tokenizer_config.json", pad_token="PAD]"),
+    "no padding": lambda folder: edit(folder, "tokenizer_config.json", pad_token=None),
     "a limit that is none": lambda folder: edit(folder, "tokenizer_config.json", model_max_length="9"),
     "arguments that are none": lambda folder: edit(folder, "modules.json", kwargs={"a": 1}),
 }  # fmt: skip

@@ -274,3 +274,18 @@ def test_every_pooling_of_ours_is_loaded(plain, texts, tmp_path, pooling):
     loaded = st_plugins.load(tmp_path / "model", device="cpu")
     assert type(loaded[1]) is type(pooling)
     assert np.array_equal(loaded.encode(texts), model.encode(texts))
+
+
+def test_a_tokenizer_without_padding_is_refused_and_the_advice_helps(model, texts, tmp_path):
+    model.save_pretrained(str(tmp_path / "saved"))
+    for file, entry in (("tokenizer_config.json", "pad_token"), ("tokenizer.json", "padding")):
+        settings = json.loads((tmp_path / "saved" / file).read_text())
+        del settings[entry]
+        (tmp_path / "saved" / file).write_text(json.dumps(settings))
+    (tmp_path / "saved" / "special_tokens_map.json").unlink(missing_ok=True)  # transformers 4 has it there too
+    with pytest.raises(
+        UnsafeModelError, match=r"has no padding token; load\(processor_kwargs=\{'pad_token': \.\.\.\}\)"
+    ):
+        st_plugins.load(tmp_path / "saved", device="cpu")
+    loaded = st_plugins.load(tmp_path / "saved", device="cpu", processor_kwargs={"pad_token": "[PAD]"})
+    assert np.array_equal(loaded.encode(texts), model.encode(texts))
