@@ -219,9 +219,12 @@ def _check_methods(config: Any) -> None:
             raise UnsafeModelError(
                 f"{key} must be one of {', '.join(sorted(names))}, got {value!r}. Save the model again."
             )
-        if isinstance(value, dict) and value.get("method") == "forward" and value.get("method_output_name", "") is None:
+        taken = value.get("method_output_name", "") if isinstance(value, dict) else ""
+        of_forward = isinstance(value, dict) and value.get("method") == "forward"
+        if taken in ([], ["hidden_states"], "hidden_states") or (taken is None and of_forward):  # no single tensor
             raise UnsafeModelError(
-                "method_output_name must say what to take of forward, got null. Save the model again."
+                f"method_output_name must say what to take of {value.get('method')}, a name or a name and a number, "
+                f"got {taken!r}. Save the model again."
             )
 
 

@@ -127,6 +127,8 @@ def test_a_model_takes_what_there_is(tmp_path, modalities):
         {"modality_config": {"text": {"method": "forward", "method_output_name": False}}},
         {"modality_config": {"text": {"method": "forward", "method_output_name": "ast_hidden_state"}}},
         {"modality_config": {"text": {"method": "forward", "method_output_name": None}}},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": []}}},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": "hidden_states"}}},
     ],
     ids=str,
 )
