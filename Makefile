@@ -38,7 +38,8 @@ fix: setup  ## apply every automatic fix
 	$(VENV)/bin/ruff format .
 
 # Two processes, each on one core: a test must not wait for the threads of another.
-TEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
+PARALLEL := --numprocesses 2 --dist worksteal
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL)
 
 test: setup  ## the fast tests
 	$(TEST)
@@ -61,7 +62,7 @@ test-bulk: setup  ## bulk jobs on Ray, Daft and Spark, with workers and machines
 	@touch $@
 
 test-compat: .venv-compat/ready  ## the fast tests on sentence-transformers 5.7 with optimum
-	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest $(PARALLEL)
 
 # The oldest langchain-core that is supported, and the newest that can be installed; no torch beside it, and no network.
 CORES := langchain-core==1.4.4 langchain-core

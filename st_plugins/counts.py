@@ -1,11 +1,11 @@
 """What may count something: an integer from 1 on, and no bool."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from st_plugins.errors import SizeError
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value is a positive integer; True is none.
 
     Example:

@@ -114,7 +114,7 @@ def _check_loaded(module: Any) -> None:
 def _check_usual_tokens(transformer: Transformer) -> None:
     """Refuse special tokens without a row in the table: one the vocabulary lacks is given a number behind it.
 
-    And a tokenizer that cannot make a batch, as the host pads each, also of one text.
+    A tokenizer without padding is refused too: the host pads every batch, also one of a single text.
     """
     tokenizer, network = transformer.tokenizer, transformer.model
     table = getattr(network.get_input_embeddings(), "weight", None)

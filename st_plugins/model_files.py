@@ -219,11 +219,11 @@ def _check_methods(config: Any) -> None:
             raise UnsafeModelError(
                 f"{key} must be one of {', '.join(sorted(names))}, got {value!r}. Save the model again."
             )
-        taken = value.get("method_output_name", "") if isinstance(value, dict) else ""
-        of_forward = isinstance(value, dict) and value.get("method") == "forward"
-        if taken in ([], ["hidden_states"], "hidden_states") or (taken is None and of_forward):  # no single tensor
-            raise UnsafeModelError(
-                f"method_output_name must say what to take of {value.get('method')}, a name or a name and a number, "
+        modality = value if isinstance(value, dict) else {}
+        method, taken = modality.get("method"), modality.get("method_output_name", "")
+        if taken in ([], ["hidden_states"], "hidden_states") or (taken is None and method == "forward"):
+            raise UnsafeModelError(  # it would take no single tensor
+                f"method_output_name must say what to take of {method}, a name or a name and a number, "
                 f"got {taken!r}. Save the model again."
             )
 

@@ -64,7 +64,7 @@ def made_once(tmp_path_factory):
     def folder_of(name, make):
         with FileLock(home / f"{name}.lock"):
             if not (home / f"{name}.made").exists():
-                (home / name).mkdir()
+                (home / name).mkdir(exist_ok=True)  # of a process that failed half-way
                 make(home / name)
                 (home / f"{name}.made").touch()
         return home / name

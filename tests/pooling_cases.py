@@ -7,7 +7,7 @@ import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from loss_cases import ANCHORS, batch
-from trainers import quiet_trainer
+from trainers import quiet_trainer, without_dropout
 
 
 def padded(texts, side="right", filling=0.0, length=None):
@@ -53,11 +53,7 @@ def graph_outputs(wrapper, traced, fed, file):
 
 def losses_around_training(model, folder, learning_rate, steps=12):
     """Contrastive loss of one batch of pairs before and after some steps of the ordinary trainer on it."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):  # transformers 4
-            module.dropout_prob = 0.0
+    without_dropout(model)
     loss = MultipleNegativesRankingLoss(model)
     options = {"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": len(ANCHORS)}
     trainer = quiet_trainer(model, loss, folder / "run", **options)

@@ -35,7 +35,7 @@ class ContextWindows:
 
     Args:
         model: Starts with a ``Transformer``, elastic ones at full depth. It must not change while this is in use.
-        window: N, tokens with special ones and prompt; None takes ``model.max_seq_length``, which must then be one.
+        window: N, tokens with special ones and prompt; None takes ``model.max_seq_length``, if it has one.
 
     Raises:
         SizeError: If the window is longer than the model reads, or left out where the model has no limit.
@@ -57,7 +57,7 @@ class ContextWindows:
             longest, bounds = _NO_LIMIT, "from 1, as this model has no max_seq_length of its own"
         else:
             window, bounds = longest if window is None else window, f"from 1 to {longest}, model.max_seq_length"
-        if window is None or not is_count(window) or window > longest:
+        if not is_count(window) or window > longest:
             raise SizeError(f"window must be an integer {bounds}, got {window!r}.")
         self.model = model
         self.window = window

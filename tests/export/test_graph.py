@@ -7,6 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 import st_plugins
+from families import but_slow
 from st_plugins_export import export_onnx
 from st_plugins_export.graph import plain_copy, write_graph
 
@@ -49,9 +50,7 @@ IS_OLD = int(transformers.__version__.split(".")[0]) < 5
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # transformers 4 compiles parts of DeBERTa
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.parametrize("family", but_slow(FAMILIES, *FAST))
 def test_every_family_gives_the_vectors_of_torch(tmp_path, save_tokenizer, family):
     config, options, pooling = FAMILIES[family]
     if IS_OLD and (pooling == "lasttoken" or family == "Gemma3"):

@@ -45,6 +45,14 @@ def rotated(states, positions, config):
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
+def test_both_ways_to_write_a_configuration_say_the_same():
+    sizes = {"hidden_size": 8, "num_attention_heads": 2}
+    new = SimpleNamespace(**sizes, rope_parameters={"rope_theta": 1e4, "rope_type": "default"})
+    old = SimpleNamespace(**sizes, rope_theta=1e4, rope_scaling=None)  # transformers 4
+    for config in (new, old):
+        assert torch.allclose(frequencies(config), torch.tensor([1.0, 0.01]))
+
+
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_it_is_attention_at_those_distances(padding, is_causal):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import reference
+from families import but_slow
 from st_plugins.errors import ExitError
 from st_plugins.exits.bounds import BOUNDS, betting, fewest_texts, fixed_sequence, hoeffding, hoeffding_bentkus
 
@@ -103,7 +104,7 @@ def broken_promises(rule, n, trials=2000, alpha=0.1):
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", but_slow([100, 500], 100))
 def test_the_promise_is_kept_as_often_as_promised(name, n):
     def careful(sample, alpha):
         return fixed_sequence((BOUNDS[name](column, alpha) for column in sample.T), 0.1)

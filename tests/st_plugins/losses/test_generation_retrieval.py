@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer import losses as host
 from transformers import TrainerCallback
 
 import reference
+from families import but_slow
 from generation_cases import NEGATIVES, OTHERS, POSITIVES, QUERIES, columns, scores
 from st_plugins.bidirectional_attention import bidirectional
 from st_plugins.errors import LossError, UnsupportedModelError
@@ -142,7 +143,7 @@ class _Losses(TrainerCallback):
         self.logs.append(dict(logs))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("causal", marks=pytest.mark.slow), "un-masked"])
+@pytest.mark.parametrize("kind", but_slow(["causal", "un-masked"], "un-masked"))
 def test_the_ordinary_trainer_lowers_every_part_and_writes_the_card(llama, kind, tmp_path):
     model = llama if kind == "causal" else bidirectional(llama)
     loss = GenerationRetrievalLoss(model)

@@ -10,7 +10,7 @@ import masking_cases
 from masking_cases import SENTENCES, batch
 from st_plugins.losses import MaskedAutoencoderLoss
 from st_plugins.training import NestedMaskingCollator
-from trainers import quiet_trainer
+from trainers import quiet_trainer, without_dropout
 
 SIZES = [(1, 4), (2, 8), (3, 32)]
 ENCODERS = [
@@ -50,11 +50,7 @@ def trainer_of(model, loss, folder, texts, collator=None, callbacks=(), **option
 
 def test_the_trainer_steps_with_the_gradient_of_one_batch(masked_model, tmp_path):
     loss = MaskedAutoencoderLoss(masked_model, sizes=SIZES)
-    for module in loss.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):  # transformers 4
-            module.dropout_prob = 0.0
+    without_dropout(loss)
     gradients = _Gradients(loss)
     collator = _SameBatch(NestedMaskingCollator(masked_model))
     texts = [SENTENCES[0]] * 6
